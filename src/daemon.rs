@@ -1,0 +1,1 @@
+//! The start order, from parsed flags to exit code.

@@ -1,0 +1,1 @@
+//! The vhost-user device: vrings, descriptor chains, queue workers, completions.

@@ -1,0 +1,17 @@
+//! ovfs: a virtio-fs daemon, a drop-in virtiofsd whose file system can be any storage that Apache OpenDAL reaches.
+//!
+//! Data flows one way: `device` (virtio) → `fuse` (protocol) → `fs` (the narrow waist), implemented by `passthrough`
+//! (a host directory) and by `objectfs` → `cache` → `store` (messages) → `broker` (OpenDAL, another process).
+//! `cli` and `process` surround them; `daemon` is the start order.
+
+pub mod broker;
+pub mod cache;
+pub mod cli;
+pub mod daemon;
+pub mod device;
+pub mod fs;
+pub mod fuse;
+pub mod objectfs;
+pub mod passthrough;
+pub mod process;
+pub mod store;

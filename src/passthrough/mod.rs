@@ -1,0 +1,1 @@
+//! A host directory, served by the `virtiofsd` crate's own file system.

@@ -1,0 +1,263 @@
+//! What the device process and the broker say to each other.
+//!
+//! One `SOCK_STREAM` socketpair. Each message is a little-endian `u32` length and that many bytes of postcard: from the
+//! device a [`ToBroker`], from the broker a [`ToDevice`]. File data never passes here: it moves through the pool
+//! (`store::pool`), and messages name places in it ([`Slice`]).
+//!
+//! Neither end trusts the other: the broker checks every path and every slice, the device every reply.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest message in bytes; a longer one ends the connection.
+pub const MESSAGE_MAX: u32 = 4 << 20;
+
+/// Most entries in one [`Reply::Entries`].
+pub const LIST_PAGE_MAX: usize = 1000;
+
+/// Number of a mount (a store in the share); 0 is the only one of a plain `--backend`.
+pub type MountId = u16;
+
+/// A place in the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// First byte, from the start of the pool.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u32,
+}
+
+/// Device to broker.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToBroker {
+    /// Do this; answer with the same `id`.
+    Request {
+        /// Chosen by the device, unique among those in flight.
+        id: u64,
+        /// Which store.
+        mount: MountId,
+        /// What to do.
+        op: Op,
+    },
+    /// The flush asked for by [`ToDevice::Flush`] is over; so many bytes could not be stored.
+    Flushed {
+        /// Bytes acknowledged to the guest that are not in the store.
+        bytes_lost: u64,
+    },
+}
+
+/// Broker to device.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToDevice {
+    /// The answer to the request `id`.
+    Done {
+        /// The request's number.
+        id: u64,
+        /// What came of it.
+        result: Result<Reply, StoreError>,
+    },
+    /// The daemon is to end (SIGTERM): flush what is dirty within `deadline_ms`, then say [`ToBroker::Flushed`].
+    Flush {
+        /// Milliseconds that are left.
+        deadline_ms: u32,
+    },
+}
+
+/// The store's operations. Paths are relative to the mount: components joined by `/`, none at either end, `""` for the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// What can this store do? → [`Reply::Capabilities`]
+    Probe,
+    /// What is at `path`: file, directory (marker or only a prefix) or nothing (NotFound)? A directory hides a file of the
+    /// same name. → [`Reply::Meta`]
+    Stat { path: String },
+    /// The next page of the directory `path`. `cursor` 0 starts; other cursors come from the page before and end after
+    /// the last page, [`Op::ListEnd`] or a minute of disuse (Stale). → [`Reply::Entries`]
+    List { path: String, cursor: u64 },
+    /// Forgets a cursor early. → [`Reply::Unit`]
+    ListEnd { cursor: u64 },
+    /// Reads `dest.len` bytes at `offset` of the object into the pool, all of them or an error; the caller knows the size. With
+    /// `version`, answers VersionMismatch if the object is no longer that one. → [`Reply::Unit`]
+    Read { path: String, version: Option<Version>, offset: u64, dest: Slice },
+    /// Makes `path` the concatenation of `segments`, atomically where the store can. → [`Reply::Meta`] of the new object
+    Compose { path: String, base: Option<Base>, when: Condition, segments: Vec<Segment> },
+    /// Deletes the object `path`; a missing one is fine. → [`Reply::Unit`]
+    Delete { path: String },
+    /// Creates the directory `path` so that it stays while empty. → [`Reply::Unit`]
+    CreateDir { path: String },
+    /// Deletes the directory `path` if it is empty (else NotEmpty; NotFound if there is none). → [`Reply::Unit`]
+    RemoveDir { path: String },
+    /// Copies an object inside the store; an existing target is replaced. → [`Reply::Meta`] of the target
+    Copy { from: String, to: String },
+    /// Renames an object; an existing target is replaced, unless `when` says IfAbsent (Exists). → [`Reply::Meta`] of the target
+    RenameFile { from: String, to: String, when: Condition },
+    /// Renames a directory with all below it; `to` must not exist or be an empty directory. → [`Reply::Unit`]
+    RenameDir { from: String, to: String },
+}
+
+/// Which state of an object: what the store says of it. Two equal versions hold the same bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Version {
+    /// The ETag with its quotes, where the store has one.
+    pub etag: Option<String>,
+    /// Length in bytes.
+    pub size: u64,
+    /// Last modification in nanoseconds since the epoch, where there is no ETag; whole seconds on many stores.
+    pub mtime_ns: Option<i64>,
+}
+
+/// The object that [`Segment::Copy`] copies from, and the version that the copied ranges must be of (else VersionMismatch).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Often the composed path itself.
+    pub path: String,
+    /// Its version.
+    pub version: Version,
+}
+
+/// When a write may replace what stands there. Stores that know no conditions get a check just before the write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Condition {
+    /// Always.
+    Any,
+    /// Only if nothing is there (Exists otherwise).
+    IfAbsent,
+    /// Only if this version is there (VersionMismatch otherwise).
+    IfVersion(Version),
+}
+
+/// A piece of an object to be composed. Zero-length pieces do not occur.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Segment {
+    /// A range of the base.
+    Copy { offset: u64, len: u64 },
+    /// Bytes in the pool; they do not change until the reply.
+    Data(Slice),
+    /// Zero bytes.
+    Zero { len: u64 },
+}
+
+/// File or directory; a store holds nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// An object.
+    File,
+    /// A marker or a prefix.
+    Dir,
+}
+
+/// What is known of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// File or directory.
+    pub kind: Kind,
+    /// Length in bytes; 0 for directories.
+    pub size: u64,
+    /// Last modification, nanoseconds since the epoch, where the store says; truncated to whole seconds where the
+    /// store's answers differ in precision.
+    pub mtime_ns: Option<i64>,
+    /// ETag with its quotes, where the store says (some say it on stat but not in listings).
+    pub etag: Option<String>,
+    /// For directories: whether a marker of its own exists, so that it stays when its last entry goes. `None`: not known.
+    pub marker: Option<bool>,
+}
+
+impl Meta {
+    /// The version that this describes.
+    pub fn version(&self) -> Version {
+        Version {
+            etag: self.etag.clone(),
+            size: self.size,
+            mtime_ns: if self.etag.is_some() { None } else { self.mtime_ns },
+        }
+    }
+}
+
+/// A name in a listing; names are single components, valid by `fs`'s rules and UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListEntry {
+    /// The last component.
+    pub name: String,
+    /// What is known of it.
+    pub meta: Meta,
+}
+
+/// The answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done.
+    Unit,
+    /// Of a name.
+    Meta(Meta),
+    /// A page: directories and files once each (a directory hides a file of its name), unsorted. `cursor` `None`: the last page.
+    Entries { entries: Vec<ListEntry>, cursor: Option<u64> },
+    /// Of the store.
+    Capabilities(Capabilities),
+}
+
+/// What a store can do, after masking claims that are known to be wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// OpenDAL's scheme.
+    pub scheme: String,
+    /// Objects can be written.
+    pub write: bool,
+    /// Composing copies unchanged ranges inside the store.
+    pub copy_ranges: bool,
+    /// Rename is one request, not copy and delete.
+    pub rename: bool,
+    /// ETags are reported.
+    pub etag: bool,
+    /// Writes can be made conditional on the old version.
+    pub write_if_match: bool,
+    /// Writes can be made conditional on absence.
+    pub write_if_absent: bool,
+    /// Directories exist without entries and without a marker object (fs, webdav, sftp).
+    pub real_dirs: bool,
+    /// Longest object, if there is a limit of the store or of this daemon for it.
+    pub size_max: Option<u64>,
+}
+
+/// Why an operation failed. The text is for the log; it names no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{kind:?}: {text}")]
+pub struct StoreError {
+    /// The class, which decides the errno (`objectfs::errno`).
+    pub kind: StoreErrorKind,
+    /// Cause, with operation and path.
+    pub text: String,
+}
+
+/// Classes of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum StoreErrorKind {
+    /// There is no such object or directory.
+    NotFound,
+    /// Something is there already.
+    Exists,
+    /// A directory where a file was needed.
+    IsDir,
+    /// A file where a directory was needed.
+    NotDir,
+    /// The directory has entries.
+    NotEmpty,
+    /// The object is no longer the version asked for.
+    VersionMismatch,
+    /// The credentials do not allow it.
+    PermissionDenied,
+    /// The store cannot do it.
+    Unsupported,
+    /// The name cannot be told to the store without changing it.
+    InvalidName,
+    /// Too long for this store.
+    TooLarge,
+    /// No room left in the store.
+    NoSpace,
+    /// A list cursor that is no more.
+    Stale,
+    /// No answer within the deadline, or the store cannot be reached.
+    Unavailable,
+    /// A slice outside the pool, a path with forbidden components: the device's fault.
+    Protocol,
+    /// Everything else.
+    Io,
+}
