@@ -9,3 +9,13 @@ pub mod protocol;
 pub use client::StoreClient;
 pub use pool::Pool;
 pub use protocol::*;
+
+/// Something that carries out store operations: the [`StoreClient`], or a double in tests.
+pub trait Store: Send + Sync + 'static {
+    /// Carries out `op` on `mount`. Always ends: in the reply that `op` calls for or in an error. Slices named in `op`
+    /// belong to the operation until then, even if the future is dropped.
+    ///
+    /// # Errors
+    /// See [`StoreErrorKind`].
+    fn call(&self, mount: MountId, op: Op) -> impl std::future::Future<Output = Result<Reply, StoreError>> + Send;
+}
