@@ -103,42 +103,41 @@ impl Extents {
         let until_next = |this: &Extents, from: u64| {
             this.next_from(from).map_or(u64::MAX, |next| next - from).min(len as u64) as usize
         };
-        if let Some((first, skip)) = self.holding(offset).map(|(first, _)| (first, (offset - first) as usize)) {
-            if let Some(extent) = self.map.get_mut(&first) {
-                let n = len.min(extent.len - skip);
-                let at = extent.start + skip;
-                if let Some(block) = Arc::get_mut(&mut extent.block) {
-                    block.fill(at, n, data)?;
-                    return Ok(Step::Stored(n));
-                }
-                // Shared with another piece: cut the bytes out, new memory takes their place.
-                self.cut(offset, offset + n as u64);
-                return Ok(Step::NeedBlock { len: n, block_len: n });
+        if let Some((first, skip)) = self.holding(offset).map(|(first, _)| (first, (offset - first) as usize))
+            && let Some(extent) = self.map.get_mut(&first)
+        {
+            let n = len.min(extent.len - skip);
+            let at = extent.start + skip;
+            if let Some(block) = Arc::get_mut(&mut extent.block) {
+                block.fill(at, n, data)?;
+                return Ok(Step::Stored(n));
             }
+            // Shared with another piece: new memory takes the place of these bytes, once it is filled.
+            return Ok(Step::NeedBlock { len: n, block_len: n });
         }
         let gap = until_next(self, offset);
         let mut wanted = gap;
-        if let Some((&first, extent)) = self.map.range_mut(..offset).next_back() {
-            if first + extent.len as u64 == offset {
-                let end = extent.start + extent.len;
-                let capacity = extent.block.capacity();
-                if end < capacity {
-                    if let Some(block) = Arc::get_mut(&mut extent.block) {
-                        let n = gap.min(capacity - end);
-                        block.fill(end, n, data)?;
-                        extent.len += n;
-                        return Ok(Step::Stored(n));
-                    }
-                }
-                // A run that grows gets larger blocks, so that a stream does not cost a thousand entries.
-                wanted = wanted.max(capacity.saturating_mul(2));
+        if let Some((&first, extent)) = self.map.range_mut(..offset).next_back()
+            && first + extent.len as u64 == offset
+        {
+            let end = extent.start + extent.len;
+            let capacity = extent.block.capacity();
+            if end < capacity
+                && let Some(block) = Arc::get_mut(&mut extent.block)
+            {
+                let n = gap.min(capacity - end);
+                block.fill(end, n, data)?;
+                extent.len += n;
+                return Ok(Step::Stored(n));
             }
+            // A run that grows gets larger blocks, so that a stream does not cost a thousand entries.
+            wanted = wanted.max(capacity.saturating_mul(2));
         }
         let block_len = wanted.clamp(BLOCK_MIN, EXTENT_BLOCK_MAX);
         Ok(Step::NeedBlock { len: gap.min(block_len), block_len })
     }
 
-    /// Adds a run of `len` bytes at `offset`, where nothing is dirty, in `block` from its start, taken from `data`.
+    /// Adds a run of `len` bytes at `offset`, in `block` from its start, taken from `data`, over whatever is there.
     ///
     /// # Errors
     /// As [`Extents::store`].

@@ -172,12 +172,12 @@ impl Content {
     /// # Errors
     /// When `data` is too short or the guest's memory is gone.
     pub fn add(&mut self, offset: u64, len: usize, block: Block, data: &mut impl Source) -> std::io::Result<usize> {
-        // The room may have been taken by another write since it was asked for.
-        let len = self.dirty.at(offset, len.min(block.capacity())).map_or_else(|gap| gap, |_| 0);
-        if len > 0 {
-            self.dirty.add(offset, len, block, data)?;
-            self.wrote(offset, len);
-        }
+        let len = match self.dirty.at(offset, len.min(block.capacity())) {
+            Ok(under) => under.len,
+            Err(gap) => gap,
+        };
+        self.dirty.add(offset, len, block, data)?;
+        self.wrote(offset, len);
         Ok(len)
     }
 

@@ -50,7 +50,7 @@ impl<S: Store> Core<S> {
         self.no_local_children(inode.id)?;
         self.keep_dir(parent).await?;
         let result = self.remote.remove_dir(path).await;
-        if result.as_ref().is_ok_and(|()| true) || result.as_ref().is_err_and(super::lookup::gone) {
+        if result.is_ok() || result.as_ref().is_err_and(super::lookup::gone) {
             let mut tree = self.tree();
             tree.mark_changed(parent);
             tree.detach(inode.id);
@@ -105,9 +105,7 @@ impl<S: Store> Core<S> {
             let state = inode.state();
             (state.content.base().is_some(), state.shadows)
         };
-        if shadows {
-            self.remote.delete(path).await?;
-        } else if in_store && !self.keep_open(&inode, &path, Leaving::Deleted).await? {
+        if shadows || (in_store && !self.keep_open(&inode, &path, Leaving::Deleted).await?) {
             self.remote.delete(path).await?;
         }
         let mut tree = self.tree();

@@ -201,12 +201,11 @@ impl Tree {
     pub fn detach(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.inode.state().unlinked = true;
-        if let Some((parent, name)) = node.place.take() {
-            if let Some(parent) = self.nodes.get_mut(&parent) {
-                if parent.children.get(&name) == Some(&id) {
-                    parent.children.remove(&name);
-                }
-            }
+        if let Some((parent, name)) = node.place.take()
+            && let Some(parent) = self.nodes.get_mut(&parent)
+            && parent.children.get(&name) == Some(&id)
+        {
+            parent.children.remove(&name);
         }
         self.reap(id);
     }

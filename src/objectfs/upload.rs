@@ -190,10 +190,10 @@ impl<S: Store> Core<S> {
             if Instant::now() >= end {
                 break;
             }
-            if running.len() >= UPLOADS_AT_ONCE {
-                if let Some(Err(error)) = running.next().await {
-                    first_error.get_or_insert(error);
-                }
+            if running.len() >= UPLOADS_AT_ONCE
+                && let Some(Err(error)) = running.next().await
+            {
+                first_error.get_or_insert(error);
             }
             running.push(async move { self.upload(&inode).await });
         }

@@ -78,10 +78,10 @@ impl<S: Store> Core<S> {
     pub(super) async fn dirty_block(&self, inode: &Arc<Inode>, len: usize) -> Result<Block> {
         loop {
             let freed = self.blocks.freed();
-            if self.blocks.dirty_bytes() + len <= self.dirty_max() {
-                if let Some(block) = self.clean.try_take(&self.blocks, len) {
-                    return Ok(block);
-                }
+            if self.blocks.dirty_bytes() + len <= self.dirty_max()
+                && let Some(block) = self.clean.try_take(&self.blocks, len)
+            {
+                return Ok(block);
             }
             if inode.state().content.is_dirty() {
                 self.upload_even_unlinked(inode).await?;
