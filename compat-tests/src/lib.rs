@@ -19,6 +19,8 @@
 pub mod daemon;
 pub mod error;
 pub mod frontend;
+pub mod fuse;
+pub mod guest;
 pub mod memory;
 pub mod queue;
 pub mod ring;
