@@ -24,4 +24,5 @@ pub mod guest;
 pub mod memory;
 pub mod queue;
 pub mod ring;
+pub mod subject;
 pub mod vhost_user;

@@ -76,6 +76,8 @@ impl Ring {
             Ring { region, size, event_idx, desc, avail, used, avail_idx: base, notified_idx: base, used_idx: base };
         ring.region.store_u16(avail + 2, base);
         ring.region.store_u16(used + 2, base);
+        // As a device that has seen everything up to `base` would have left it: kick at the next entry.
+        ring.region.store_u16(used + 4 + 8 * u64::from(size), base);
         ring.ask_for_notification();
         ring
     }
