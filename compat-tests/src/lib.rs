@@ -12,10 +12,11 @@
 //! - [`queue`]: requests and replies over a ring: many in flight, waited for in any order, every reply checked.
 //! - [`frontend`]: a connection, its memory and its queues: feature negotiation, set-up, restart, hot-plug.
 //! - [`fuse`]: FUSE constants and structures. [`guest`]: typed FUSE operations and path helpers over a front-end.
-//! - [`daemon`]: starts a daemon under test. [`tree`]: what a host directory looks like.
-//! - [`hostile`]: the probes of a guest that breaks the rules. [`transcript`] and [`script`]: the same script on two
-//!   daemons, compared line by line.
+//! - [`daemon`]: starts a daemon under test; [`subject`]: a share for it, and repeatable chance; [`tree`]: what a host
+//!   directory looks like.
+//! - [`script`], [`cases`], [`transcript`]: the same scripts on two daemons, compared line by line.
 
+pub mod cases;
 pub mod daemon;
 pub mod error;
 pub mod frontend;
@@ -24,5 +25,8 @@ pub mod guest;
 pub mod memory;
 pub mod queue;
 pub mod ring;
+pub mod script;
 pub mod subject;
+pub mod transcript;
+pub mod tree;
 pub mod vhost_user;

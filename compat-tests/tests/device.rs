@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use ovfs_compat_tests::daemon::{Daemon, patience};
 use ovfs_compat_tests::error::Error;
 use ovfs_compat_tests::frontend::{Config, Frontend};
 use ovfs_compat_tests::fuse::{InHeader, InitRequest, ROOT, op};
@@ -33,7 +34,7 @@ ovfs_compat_tests::on_both_daemons! {
     reset_device_forgets_the_session
     get_vring_base_leaves_no_request_half_done
     a_disabled_ring_waits
-    a_replaced_kick_descriptor_works
+    replaced_eventfds_work
     memory_slots_come_and_go
     dirty_log_marks_what_the_device_writes
     dirty_log_marks_the_used_ring
@@ -43,7 +44,7 @@ ovfs_compat_tests::on_both_daemons! {
     hiprio_and_request_queue_work_side_by_side
 }
 
-fn mount_with(share: &Share, bin: &Path, args: &[&str], config: &Config) -> (ovfs_compat_tests::daemon::Daemon, Guest) {
+fn mount_with(share: &Share, bin: &Path, args: &[&str], config: &Config) -> (Daemon, Guest) {
     let daemon = share.serve(bin, args);
     let mut guest = Guest::connect(&daemon.socket(), config).expect("the device starts");
     guest.init(&InitRequest::default()).expect("INIT succeeds");
@@ -301,16 +302,27 @@ fn a_disabled_ring_waits(bin: &Path) {
     guest.wait(ticket).unwrap();
 }
 
-fn a_replaced_kick_descriptor_works(bin: &Path) {
+fn replaced_eventfds_work(bin: &Path) {
     let share = Share::new();
     let (_daemon, mut guest) = share.mount::<&str>(bin, &[]);
     for _ in 0..5 {
-        let fresh = eventfd().unwrap();
-        guest.frontend.control.set_vring_kick(1, Some(fresh.as_fd())).unwrap();
         let call = Call { opcode: op::STATFS, nodeid: ROOT, reply: Some(80), ..Call::default() };
+        // A new kick descriptor counts from the next enabling on.
+        let kick = eventfd().unwrap();
+        guest.frontend.control.set_vring_enable(1, false).unwrap();
+        guest.frontend.control.set_vring_kick(1, Some(kick.as_fd())).unwrap();
+        guest.frontend.control.set_vring_enable(1, true).unwrap();
         let ticket = guest.submit(&call).unwrap();
-        (&fresh).write_all(&1u64.to_ne_bytes()).unwrap();
+        (&kick).write_all(&1u64.to_ne_bytes()).unwrap();
         guest.wait(ticket).unwrap();
+        // A new call descriptor counts at once.
+        let call_fd = eventfd().unwrap();
+        guest.frontend.control.set_vring_call(1, Some(call_fd.as_fd())).unwrap();
+        guest.submit(&call).unwrap();
+        (&kick).write_all(&1u64.to_ne_bytes()).unwrap();
+        assert!(wait_readable(&[call_fd.as_raw_fd()], patience()).unwrap()[0]);
+        let old = guest.frontend.queue(1).call_fd().try_clone_to_owned().unwrap();
+        guest.frontend.control.set_vring_call(1, Some(old.as_fd())).unwrap();
     }
 }
 
@@ -425,7 +437,7 @@ fn garbage_on_the_socket_ends_it_with_success(bin: &Path) {
         // The daemon may close before everything is written.
         let _ = socket.write_all(garbage);
         socket.shutdown(std::net::Shutdown::Write).unwrap_or(());
-        wait_readable(&[std::os::fd::AsRawFd::as_raw_fd(&socket)], ovfs_compat_tests::daemon::patience()).unwrap();
+        wait_readable(&[socket.as_raw_fd()], patience()).unwrap();
         drop(socket);
         assert_eq!(daemon.wait_exit().unwrap(), 0, "{}", daemon.log());
     }
