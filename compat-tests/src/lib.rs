@@ -1,1 +1,3 @@
-
+pub mod launch;
+pub mod minivu;
+pub mod rows;
