@@ -27,7 +27,7 @@ use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use virtiofsd::passthrough::{Config, PassthroughFs};
 
 use crate::fs::{
-    Attr, Context, DirEntry, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, Migrate, NodeId, Opened,
+    Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, Migrate, NodeId, Opened,
     Read, Result, SetAttr, Sink, Source, StatFs, Write, XattrReply,
 };
 use convert::NameBuffer;
