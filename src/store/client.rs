@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -35,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What a request keeps alive until its reply; see the head of this module.
 pub type Keep = Box<dyn Any + Send>;
 
-/// The device process's end of the store socket. Cheap to share; dropping the last handle closes the connection.
+/// The device process's end of the store socket.
 pub struct StoreClient {
     shared: Arc<Shared>,
 }
@@ -120,7 +120,11 @@ impl Expects {
             }
             _ => false,
         };
-        if sound { Ok(reply) } else { Err(error(StoreErrorKind::Protocol, "the broker's reply is not one to the request")) }
+        if sound {
+            Ok(reply)
+        } else {
+            Err(error(StoreErrorKind::Protocol, "the broker's reply is not one to the request"))
+        }
     }
 }
 
@@ -175,6 +179,15 @@ impl StoreClient {
         let with = Arc::clone(&shared);
         thread("store-read").spawn(move || with.read(reader, flush))?;
         Ok(Arc::new(StoreClient { shared }))
+    }
+
+    /// Ends the connection, and with it the reader thread. It uses shutdown(2), so it is not for a process under the
+    /// seccomp filter, whose connection ends with the process.
+    pub fn disconnect(&self) {
+        self.shared.close(error(StoreErrorKind::Unavailable, "the store client was disconnected"));
+        let sock = lock(&self.shared.sock);
+        // SAFETY: plain shutdown(2) on an open descriptor.
+        unsafe { libc::shutdown(sock.as_raw_fd(), libc::SHUT_RDWR) };
     }
 
     /// How many requests have no reply yet, abandoned ones included.
@@ -357,10 +370,6 @@ impl StoreClient {
 impl Drop for StoreClient {
     fn drop(&mut self) {
         self.shared.close(error(StoreErrorKind::Unavailable, "the store client was dropped"));
-        // The reader sleeps in read(2); the end of the connection wakes it.
-        let sock = lock(&self.shared.sock);
-        // SAFETY: plain shutdown(2) on an open descriptor. Where the filter forbids it the process is ending anyway.
-        unsafe { libc::shutdown(std::os::fd::AsRawFd::as_raw_fd(&*sock), libc::SHUT_RDWR) };
     }
 }
 

@@ -201,7 +201,6 @@ fn a_flush_runs_and_is_reported() {
     let (client, mut broker) = pair_with(Duration::from_secs(60), |left| left.as_millis() as u64 + 1);
     broker.say(&ToDevice::Flush { deadline_ms: 41 });
     assert!(matches!(broker.next(), ToBroker::Flushed { bytes_lost: 42 }));
-    drop(client);
-    // Dropping the client closes the connection.
+    client.disconnect();
     assert!(frame::read::<ToBroker>(&mut broker.0, &mut Vec::new()).unwrap().is_none());
 }

@@ -36,8 +36,7 @@ impl From<FrameError> for io::Error {
 /// # Errors
 /// [`FrameError::Length`]: too long to be sent.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
-    let mut frame =
-        postcard::to_extend(message, vec![0; HEADER]).map_err(FrameError::Unencodable)?;
+    let mut frame = postcard::to_extend(message, vec![0; HEADER]).map_err(FrameError::Unencodable)?;
     let len = frame.len() - HEADER;
     match u32::try_from(len) {
         Ok(short) if (1..=MESSAGE_MAX).contains(&short) => frame[..HEADER].copy_from_slice(&short.to_le_bytes()),
