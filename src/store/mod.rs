@@ -2,6 +2,7 @@
 //! point into, and the client end. Neither end's insides are known here.
 
 pub mod client;
+pub mod frame;
 pub mod path;
 pub mod pool;
 pub mod protocol;
