@@ -239,7 +239,8 @@ impl TestStore {
     fn http(&self, method: &str, key: &str, body: &[u8]) -> io::Result<Answer> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        let target = if key.starts_with('?') { format!("/{BUCKET}{key}") } else { format!("/{BUCKET}/{}", encode(key)) };
+        let target =
+            if key.starts_with('?') { format!("/{BUCKET}{key}") } else { format!("/{BUCKET}/{}", encode(key)) };
         let target = if key.is_empty() { format!("/{BUCKET}") } else { target };
         let head = format!(
             "{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
@@ -306,7 +307,11 @@ fn walk(dir: &std::path::Path, prefix: &str, keys: &mut Vec<String>) {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         // What the servers keep for themselves.
-        if name.starts_with(".tmp") || name.starts_with(".metadata") || name.starts_with(".upload") || name.starts_with(".ovfs") {
+        if name.starts_with(".tmp")
+            || name.starts_with(".metadata")
+            || name.starts_with(".upload")
+            || name.starts_with(".ovfs")
+        {
             continue;
         }
         let key = format!("{prefix}{name}");

@@ -15,7 +15,11 @@ pub fn cases() -> Vec<Case> {
         plain("remove", remove),
         plain("owners", owners),
         with("owners-labelled", &["--security-label", "--xattr"], labels),
-        with("owners-translated", &["--translate-uid", "map:0:1000:2000", "--translate-gid", "map:0:1000:2000"], owners),
+        with(
+            "owners-translated",
+            &["--translate-uid", "map:0:1000:2000", "--translate-gid", "map:0:1000:2000"],
+            owners,
+        ),
         with("umask-acl", &["--posix-acl"], umask),
         plain("umask", umask),
         plain("xattr-off", xattrs),
@@ -277,7 +281,8 @@ fn owners(s: &mut Script) {
             let answer = s.guest.symlink(parent, &name("link"), b"target");
             s.entry(&format!("SYMLINK {who}"), answer);
         }
-        let answer = s.guest.mkdir_ext(ROOT, format!("ext-{uid}-{gid}").as_bytes(), 0o2775, 0, group_extension(&[1000]));
+        let answer =
+            s.guest.mkdir_ext(ROOT, format!("ext-{uid}-{gid}").as_bytes(), 0o2775, 0, group_extension(&[1000]));
         s.entry(&format!("MKDIR with groups as {uid}:{gid}"), answer);
     }
     (s.guest.uid, s.guest.gid) = (0, 0);

@@ -20,7 +20,8 @@ pub fn status(pid: u32, key: &str) -> String {
 
 /// A file below `/proc/PID`, trimmed.
 pub fn proc_file(pid: u32, name: &str) -> String {
-    fs::read_to_string(format!("/proc/{pid}/{name}")).map_or_else(|error| error.to_string(), |text| text.trim().to_owned())
+    fs::read_to_string(format!("/proc/{pid}/{name}"))
+        .map_or_else(|error| error.to_string(), |text| text.trim().to_owned())
 }
 
 /// Whether a process shares each kind of namespace with us: `ipc shared, mnt own, …`.

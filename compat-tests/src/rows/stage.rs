@@ -64,10 +64,7 @@ impl<'a> Stage<'a> {
 
     /// The same under another name, in a place that every user can reach.
     pub fn basic_as<S: AsRef<OsStr>>(&self, exe: &Path, args: impl IntoIterator<Item = S>) -> Launch {
-        Launch::new(exe)
-            .cwd(self.scratch.path())
-            .args(["--shared-dir", "sh", "--socket-path", "run/s"])
-            .args(args)
+        Launch::new(exe).cwd(self.scratch.path()).args(["--shared-dir", "sh", "--socket-path", "run/s"]).args(args)
     }
 
     /// A path in the scratch directory.

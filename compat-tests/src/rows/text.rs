@@ -10,7 +10,8 @@ pub fn replace_word(text: &str, word: &str, by: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(word) {
         let (before, after) = (&rest[..at], &rest[at + word.len()..]);
-        let alone = !inside(before.chars().next_back().or_else(|| out.chars().next_back())) && !inside(after.chars().next());
+        let alone =
+            !inside(before.chars().next_back().or_else(|| out.chars().next_back())) && !inside(after.chars().next());
         out.push_str(before);
         out.push_str(if alone { by } else { word });
         rest = after;
@@ -113,7 +114,8 @@ mod tests {
 
     #[test]
     fn help_options_pair_names_with_defaults() {
-        let help = "Options:\n      --a <A>\n          Text\n          \n          [default: 1]\n  -f\n          Other -x\n";
+        let help =
+            "Options:\n      --a <A>\n          Text\n          \n          [default: 1]\n  -f\n          Other -x\n";
         let want = [("--a <A>".to_owned(), "[default: 1]".to_owned()), ("-f".to_owned(), String::new())];
         assert_eq!(help_options(help), want);
     }
