@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use event_listener::Event;
 
 use super::block::{Block, Blocks};
-use crate::store::Slice;
 
 /// Stands for one state of one file's bytes; never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,16 +89,10 @@ struct Fetch<'a> {
     cache: &'a CleanCache,
     key: Key,
     event: Arc<Event>,
-    /// The memory that the store may be writing to.
-    memory: Option<Arc<Clean>>,
 }
 
 impl Drop for Fetch<'_> {
     fn drop(&mut self) {
-        if let Some(memory) = self.memory.take() {
-            // Dropped between request and reply: the store may still write there, so nobody else may ever get it.
-            std::mem::forget(memory);
-        }
         let mut state = self.cache.state();
         if matches!(state.slots.get(&self.key), Some(Slot::Fetching(event)) if Arc::ptr_eq(event, &self.event)) {
             state.slots.remove(&self.key);
@@ -129,7 +122,8 @@ impl CleanCache {
         self.state().slots.contains_key(&key)
     }
 
-    /// The block; read by `fetch` into `len` fresh bytes if it is not here. Of several callers one fetches.
+    /// The block; read by `fetch` into `len` fresh bytes if it is not here. Of several callers one fetches. `fetch` holds on
+    /// to the memory as long as anybody may write there.
     ///
     /// # Errors
     /// What `fetch` says; those who waited for a failed fetch try their own.
@@ -138,7 +132,7 @@ impl CleanCache {
         blocks: &Arc<Blocks>,
         key: Key,
         len: usize,
-        fetch: impl FnOnce(Slice) -> Fut,
+        fetch: impl FnOnce(Arc<Clean>) -> Fut,
     ) -> Result<Arc<Clean>, E> {
         let event = Arc::new(Event::new());
         loop {
@@ -157,14 +151,10 @@ impl CleanCache {
             };
             wait.await;
         }
-        let mut guard = Fetch { cache: self, key, event, memory: None };
+        let _unless_finished = Fetch { cache: self, key, event };
         let block = self.take(blocks, len).await;
-        let to = block.slice(0, len);
-        let memory = guard.memory.insert(Arc::new(Clean { block, len }));
-        let clean = Arc::clone(memory);
-        let result = fetch(to).await;
-        guard.memory = None;
-        result?;
+        let clean = Arc::new(Clean { block, len });
+        fetch(Arc::clone(&clean)).await?;
         self.state().insert(key, Arc::clone(&clean));
         Ok(clean)
     }
@@ -305,14 +295,19 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_the_store_may_still_write_is_never_given_out() {
+    fn memory_that_the_store_may_still_write_is_not_given_out() {
         let (blocks, cache) = (blocks(1 << 20), CleanCache::new());
         let all = blocks.free_bytes();
-        let mut fetch =
-            Box::pin(cache.get_or_fetch(&blocks, key(0), 4096, |_| std::future::pending::<Result<(), ()>>()));
+        let kept = std::cell::RefCell::new(None);
+        let mut fetch = Box::pin(cache.get_or_fetch(&blocks, key(0), 4096, |memory| {
+            *kept.borrow_mut() = Some(memory);
+            std::future::pending::<Result<(), ()>>()
+        }));
         assert!(block_on(async { futures::poll!(&mut fetch) }).is_pending());
         drop(fetch);
         assert_eq!(blocks.free_bytes(), all - 4096);
         assert!(cache.get(key(0)).is_none());
+        kept.take();
+        assert_eq!(blocks.free_bytes(), all);
     }
 }

@@ -199,9 +199,7 @@ pub fn deprecations(options: &Options) -> Vec<&'static str> {
         );
     }
     if options.inode_file_handles == FileHandles::Fallback {
-        warnings.push(
-            "Use of deprecated value 'fallback' for '--inode-file-handles': Please use 'prefer' instead",
-        );
+        warnings.push("Use of deprecated value 'fallback' for '--inode-file-handles': Please use 'prefer' instead");
     }
     warnings
 }
@@ -408,7 +406,8 @@ mod tests {
 
     #[test]
     fn backend_needs_no_directory_and_carries_its_limits() {
-        let plan = plan("run/s s3://b --cache-size 32M --request-timeout 5 --num-request-queues 4 --sandbox NONE").unwrap();
+        let plan =
+            plan("run/s s3://b --cache-size 32M --request-timeout 5 --num-request-queues 4 --sandbox NONE").unwrap();
         assert_eq!((plan.sandbox.mode, plan.sandbox.shared_dir), (SandboxMode::None, None));
         assert_eq!(plan.device.num_request_queues, 4);
         let Share::Backend(share) = plan.share else { panic!("a store was asked for") };

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn missing_arguments_are_listed_in_order() {
-        let all = "--shared-dir <SHARED_DIR>\n  --socket <SOCKET>\n  --socket-path <SOCKET_PATH>\n  --fd <FD>\n\nUsage: ";
+        let all =
+            "--shared-dir <SHARED_DIR>\n  --socket <SOCKET>\n  --socket-path <SOCKET_PATH>\n  --fd <FD>\n\nUsage: ";
         let error = parse("--xattr").unwrap_err();
         assert!(error.contains("the following required arguments were not provided:\n  "), "{error}");
         assert!(error.contains(all), "{error}");

@@ -43,6 +43,8 @@ pub struct Upload {
     pub size: u64,
     /// The version that [`Segment::Copy`] pieces come from.
     pub base: Option<Version>,
+    /// Owns the memory that the pieces name.
+    pub keep: Extents,
 }
 
 /// The bytes of one file.
@@ -254,9 +256,10 @@ impl Content {
         let uses_base = segments.iter().any(|s| matches!(s, Segment::Copy { .. }));
         let base = self.base.as_ref().filter(|_| uses_base).map(|b| b.version.clone());
         let extents = std::mem::take(&mut self.dirty);
+        let keep = extents.clone();
         self.uploading = Some(Uploading { extents, visible: self.size, base_len: self.base_len });
         self.changed = false;
-        Some(Upload { segments, size: self.size, base })
+        Some(Upload { segments, size: self.size, base, keep })
     }
 
     /// The upload is in the store as `version`. Returns the run that holds the whole object, if one does: it may go

@@ -111,10 +111,11 @@ impl<S: Store> Core<S> {
         }
         let start = index * READ_BLOCK;
         let len = READ_BLOCK.min(base.version.size.saturating_sub(start));
-        let fetch = |dest| async move {
+        let fetch = |memory: Arc<Clean>| async move {
+            let dest = memory.block.slice(0, memory.len);
             let path = self.object_path(inode)?;
             let version = base.version.clone();
-            self.remote.read(path, version, start, dest).await.map_err(|error| match error.kind {
+            self.remote.read(path, version, start, dest, Box::new(memory)).await.map_err(|error| match error.kind {
                 StoreErrorKind::VersionMismatch => Errno::ESTALE,
                 _ if gone(&error) => Errno::ESTALE,
                 _ => Errno::from(error),

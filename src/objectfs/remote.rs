@@ -1,7 +1,7 @@
 //! Store operations with typed answers. A reply of the wrong kind is an error of the broker, not of the guest.
 
 use crate::store::{
-    Base, Capabilities, Condition, ListEntry, Meta, MountId, Op, Reply, Segment, Slice, Store, StoreError,
+    Base, Capabilities, Condition, Keep, ListEntry, Meta, MountId, Op, Reply, Segment, Slice, Store, StoreError,
     StoreErrorKind, Version,
 };
 
@@ -23,14 +23,22 @@ impl<S: Store> Remote<S> {
     }
 
     async fn unit(&self, op: Op) -> Result<(), StoreError> {
-        match self.store.call(self.mount, op).await? {
+        self.unit_keeping(op, Box::new(())).await
+    }
+
+    async fn unit_keeping(&self, op: Op, keep: Keep) -> Result<(), StoreError> {
+        match self.store.call(self.mount, op, keep).await? {
             Reply::Unit => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
     async fn meta(&self, op: Op) -> Result<Meta, StoreError> {
-        match self.store.call(self.mount, op).await? {
+        self.meta_keeping(op, Box::new(())).await
+    }
+
+    async fn meta_keeping(&self, op: Op, keep: Keep) -> Result<Meta, StoreError> {
+        match self.store.call(self.mount, op, keep).await? {
             Reply::Meta(meta) => Ok(meta),
             other => Err(unexpected(&other)),
         }
@@ -38,7 +46,7 @@ impl<S: Store> Remote<S> {
 
     /// [`Op::Probe`].
     pub async fn probe(&self) -> Result<Capabilities, StoreError> {
-        match self.store.call(self.mount, Op::Probe).await? {
+        match self.store.call(self.mount, Op::Probe, Box::new(())).await? {
             Reply::Capabilities(capabilities) => Ok(capabilities),
             other => Err(unexpected(&other)),
         }
@@ -51,7 +59,7 @@ impl<S: Store> Remote<S> {
 
     /// [`Op::List`]: a page and the cursor of the next.
     pub async fn list(&self, path: String, cursor: u64) -> Result<(Vec<ListEntry>, Option<u64>), StoreError> {
-        match self.store.call(self.mount, Op::List { path, cursor }).await? {
+        match self.store.call(self.mount, Op::List { path, cursor }, Box::new(())).await? {
             Reply::Entries { entries, cursor } => Ok((entries, cursor)),
             other => Err(unexpected(&other)),
         }
@@ -62,20 +70,28 @@ impl<S: Store> Remote<S> {
         self.unit(Op::ListEnd { cursor }).await
     }
 
-    /// [`Op::Read`].
-    pub async fn read(&self, path: String, version: Version, offset: u64, dest: Slice) -> Result<(), StoreError> {
-        self.unit(Op::Read { path, version: Some(version), offset, dest }).await
+    /// [`Op::Read`]; `keep` owns `dest`.
+    pub async fn read(
+        &self,
+        path: String,
+        version: Version,
+        offset: u64,
+        dest: Slice,
+        keep: Keep,
+    ) -> Result<(), StoreError> {
+        self.unit_keeping(Op::Read { path, version: Some(version), offset, dest }, keep).await
     }
 
-    /// [`Op::Compose`].
+    /// [`Op::Compose`]; `keep` owns the slices in `segments`.
     pub async fn compose(
         &self,
         path: String,
         base: Option<Base>,
         when: Condition,
         segments: Vec<Segment>,
+        keep: Keep,
     ) -> Result<Meta, StoreError> {
-        self.meta(Op::Compose { path, base, when, segments }).await
+        self.meta_keeping(Op::Compose { path, base, when, segments }, keep).await
     }
 
     /// [`Op::Delete`].

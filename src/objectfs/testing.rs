@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::fs::{DirEntry, DirSink, Entry, Sink, Source};
 use crate::store::{
-    Base, Capabilities, Condition, Kind, ListEntry, Meta, MountId, Op, Pool, Reply, Segment, Slice, Store, StoreError,
-    StoreErrorKind, Version,
+    Base, Capabilities, Condition, Keep, Kind, ListEntry, Meta, MountId, Op, Pool, Reply, Segment, Slice, Store,
+    StoreError, StoreErrorKind, Version,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,7 +221,7 @@ pub fn capabilities() -> Capabilities {
 }
 
 impl Store for MemStore {
-    async fn call(&self, _: MountId, op: Op) -> Result<Reply, StoreError> {
+    async fn call(&self, _: MountId, op: Op, _keep: Keep) -> Result<Reply, StoreError> {
         // Every call waits once, as a real store does.
         let mut waited = false;
         std::future::poll_fn(|cx| {

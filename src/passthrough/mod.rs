@@ -27,8 +27,8 @@ use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use virtiofsd::passthrough::{Config, PassthroughFs};
 
 use crate::fs::{
-    Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, Migrate, NodeId, Opened,
-    Read, Result, SetAttr, Sink, Source, StatFs, Write, XattrReply,
+    Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, Migrate, NodeId, Opened, Read,
+    Result, SetAttr, Sink, Source, StatFs, Write, XattrReply,
 };
 use convert::NameBuffer;
 use stream::{SinkWriter, SourceReader};
