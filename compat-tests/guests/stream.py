@@ -10,6 +10,7 @@
 
 import os
 import threading
+import time
 
 
 class Stream:
@@ -20,6 +21,8 @@ class Stream:
         self.store = store
         self.echo = echo
         self.text = []
+        # When each job's last line came, on this process's monotonic clock.
+        self.finished = {}
         self.sums = {}
         self.dirs = set()
         self.status = None
@@ -68,6 +71,8 @@ class Stream:
                     self.status = int(rest)
                 case _:
                     self.text.append(line)
+                    if word == "job":
+                        self.finished[rest.partition(":")[0]] = time.monotonic()
                     if self.echo:
                         self.echo(line)
         except Exception as error:  # a fault here must fail the test, not end the thread
