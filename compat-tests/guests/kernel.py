@@ -1,6 +1,7 @@
 """Finds a kernel for the QEMU guest, and packs an initramfs for it from busybox and the kernel's own modules.
 
-Nothing on the machine is changed: when no installed kernel fits, Debian's is downloaded and unpacked under target/.
+Nothing on the machine is changed: when no installed kernel or static busybox is there, Debian's is downloaded and what
+is needed of it is unpacked under target/.
 """
 
 import gzip
@@ -9,12 +10,17 @@ import lzma
 import os
 import re
 import stat
+import struct
 import subprocess
+import tempfile
 
+PT_INTERP = 3
 HERE = os.path.dirname(os.path.abspath(__file__))
-BUSYBOX = "/bin/busybox"
 WANTED_MODULES = ("virtio_pci", "virtiofs")
-PACKAGE = "linux-image-amd64"
+KERNEL_PACKAGE = "linux-image-amd64"
+KERNEL_MEMBERS = ("*/boot/vmlinuz-*", "*/lib/modules/*/kernel/drivers/virtio/*", "*/lib/modules/*/kernel/fs/fuse/*")
+BUSYBOX_PACKAGE = "busybox-static"
+BUSYBOX_MEMBERS = ("*/bin/busybox",)
 
 
 class KernelError(Exception):
@@ -75,10 +81,10 @@ def find(cache_dir):
         kernel = find_under(root)
         if kernel:
             return kernel
-    fetch(cache_dir)
+    fetch(dependency_of(KERNEL_PACKAGE), KERNEL_MEMBERS, cache_dir)
     kernel = find_under(cache_dir)
     if not kernel:
-        raise KernelError(f"{PACKAGE} holds no kernel with a virtiofs module")
+        raise KernelError(f"{KERNEL_PACKAGE} holds no kernel with a virtiofs module")
     return kernel
 
 
@@ -89,32 +95,73 @@ def find_under(root):
     for name in sorted(os.listdir(boot), reverse=True):
         image = os.path.join(boot, name)
         release = name.removeprefix("vmlinuz-")
-        modules_dir = os.path.join(root, "lib/modules", release)
-        if release == name or not os.path.isdir(modules_dir) or not os.access(image, os.R_OK):
+        if release == name or not os.access(image, os.R_OK):
             continue
-        kernel = Kernel(image, release, modules_dir)
-        if any(os.path.basename(path).startswith("virtiofs.ko") for path in kernel.module_files()):
-            return kernel
+        for modules in ("lib/modules", "usr/lib/modules"):
+            kernel = Kernel(image, release, os.path.join(root, modules, release))
+            if any(os.path.basename(path).startswith("virtiofs.ko") for path in kernel.module_files()):
+                return kernel
     return None
 
 
-def fetch(cache_dir):
-    """Downloads the distribution's kernel package and unpacks it under `cache_dir`, without installing it."""
-    os.makedirs(cache_dir, exist_ok=True)
+def find_busybox(cache_dir):
+    """A busybox that needs no library: the installed one, else Debian's, fetched under `cache_dir`."""
+    paths = ["/bin/busybox", os.path.join(cache_dir, "bin/busybox"), os.path.join(cache_dir, "usr/bin/busybox")]
+    for attempt in range(2):
+        for path in paths:
+            if os.path.exists(path) and is_static(path):
+                return path
+        if attempt == 0:
+            fetch(BUSYBOX_PACKAGE, BUSYBOX_MEMBERS, cache_dir)
+    raise KernelError(f"{BUSYBOX_PACKAGE} holds no static busybox")
+
+
+def is_static(path):
+    """Whether an ELF program names no interpreter (a static one has no PT_INTERP segment)."""
+    with open(path, "rb") as file:
+        header = file.read(64)
+        if len(header) < 64 or header[:5] != b"\x7fELF\x02":
+            return False
+        offset, = struct.unpack_from("<Q", header, 32)
+        size, count = struct.unpack_from("<HH", header, 54)
+        file.seek(offset)
+        segments = file.read(size * count)
+    return all(struct.unpack_from("<I", segments, n * size)[0] != PT_INTERP for n in range(count))
+
+
+def dependency_of(package):
+    """The versioned package behind a meta-package."""
     try:
         shown = subprocess.run(
-            ["apt-cache", "depends", "--important", PACKAGE], check=True, stdout=subprocess.PIPE, text=True
+            ["apt-cache", "depends", "--important", package], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
-        real = re.search(r"Depends: (linux-image-\S+)", shown)
-        if not real:
-            raise KernelError(f"no kernel in /boot, and apt knows no {PACKAGE}")
-        subprocess.run(["apt-get", "download", "-qq", real.group(1)], check=True, cwd=cache_dir)
-        for name in os.listdir(cache_dir):
-            if name.endswith(".deb"):
-                subprocess.run(["dpkg-deb", "-x", name, "."], check=True, cwd=cache_dir)
-                os.unlink(os.path.join(cache_dir, name))
     except (OSError, subprocess.CalledProcessError) as error:
-        raise KernelError(f"no kernel with virtiofs in /boot, and none could be downloaded: {error}") from error
+        raise KernelError(f"no kernel with virtiofs in /boot, and apt-cache fails: {error}") from error
+    real = re.search(r"Depends: (linux-image-\S+)", shown)
+    if not real:
+        raise KernelError(f"no kernel with virtiofs in /boot, and apt knows no {package} (apt-get update?)")
+    return real.group(1)
+
+
+def fetch(package, members, cache_dir):
+    """Downloads a Debian package and unpacks some of its files under `cache_dir`, without installing it."""
+    with tempfile.TemporaryDirectory(prefix="ovfs-package-") as directory:
+        # apt fetches as a user of its own, who must be able to write here.
+        os.chmod(directory, 0o777)
+        done = subprocess.run(
+            ["apt-get", "download", "-qq", package], cwd=directory, stderr=subprocess.STDOUT, stdout=subprocess.PIPE,
+            text=True,
+        )
+        files = [name for name in os.listdir(directory) if name.endswith(".deb")]
+        if done.returncode != 0 or not files:
+            raise KernelError(f"{package} is not installed and cannot be downloaded:\n{done.stdout}")
+        os.makedirs(cache_dir, exist_ok=True)
+        with subprocess.Popen(
+            ["dpkg-deb", "--fsys-tarfile", os.path.join(directory, files[0])], stdout=subprocess.PIPE
+        ) as unpacked:
+            subprocess.run(
+                ["tar", "-x", "-C", cache_dir, "--wildcards", *members], check=True, stdin=unpacked.stdout
+            )
 
 
 class Archive:
@@ -146,7 +193,7 @@ def base_initramfs(kernel, cache_dir):
     """Packs init, busybox and the modules once per kernel. Returns the archive's path."""
     with open(os.path.join(HERE, "init", "qemu.sh"), "rb") as file:
         init = file.read()
-    with open(BUSYBOX, "rb") as file:
+    with open(find_busybox(cache_dir), "rb") as file:
         busybox = file.read()
     files = kernel.module_files()
     key = hashlib.md5(init + busybox + "\n".join(files).encode()).hexdigest()[:12]

@@ -21,8 +21,6 @@ def missing():
     """What this guest needs and the machine lacks, as a sentence; None when all is there."""
     if not shutil.which(QEMU):
         return "qemu-system-x86 is not installed"
-    if not os.path.exists(kernels.BUSYBOX):
-        return "busybox-static is not installed"
     return None
 
 

@@ -17,6 +17,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
+import kernel  # noqa: E402
 import libvirt_guest  # noqa: E402
 import process  # noqa: E402
 import qemu  # noqa: E402
@@ -139,7 +140,8 @@ class Case:
         daemon = Daemon([self.program, *arguments], self.work_dir, env=environment)
         try:
             if self.guest == "uml":
-                self.stream = uml.run(job_dir, daemon.socket_path, TAG, self.work_dir, store)
+                busybox = kernel.find_busybox(CACHE_DIR)
+                self.stream = uml.run(busybox, job_dir, daemon.socket_path, TAG, self.work_dir, store)
             else:
                 self.stream = machine.run(job_dir, daemon.socket_path, TAG, self.work_dir, store)
             code = daemon.wait_end()

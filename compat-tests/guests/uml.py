@@ -28,8 +28,6 @@ def missing():
         return "user-mode-linux is not installed"
     if not _modules():
         return "user-mode-linux has no virtiofs module"
-    if not os.path.exists("/bin/busybox"):
-        return "busybox-static is not installed"
     return None
 
 
@@ -38,8 +36,8 @@ def _modules():
     return os.path.dirname(sorted(found)[-1]) if found else None
 
 
-def run(job_dir, socket_path, tag, work_dir, store=None, seconds=BOOT_AND_JOB_SECONDS):
-    """Boots, mounts the share, runs `job_dir`/run, powers off. Returns the Stream with output and status."""
+def run(busybox, job_dir, socket_path, tag, work_dir, store=None, seconds=BOOT_AND_JOB_SECONDS):
+    """Boots, mounts the share, runs `job_dir`/run, powers off with `busybox`. Returns the Stream with output and status."""
     relay_path = os.path.join(work_dir, "relay.sock")
     relay = Relay(relay_path, socket_path)
     console = os.path.join(work_dir, "uml-console.log")
@@ -54,7 +52,7 @@ def run(job_dir, socket_path, tag, work_dir, store=None, seconds=BOOT_AND_JOB_SE
         "linux.uml", "mem=512M", f"uml_dir={memory_dir}", f"virtio_uml.device={relay_path}:{VIRTIO_ID_FS}",
         "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}",
         "con=null", f"con1=null,fd:{RESULT_FD}", "con0=null,fd:2", "quiet",
-        f"OVFS_JOB={job_dir}", f"OVFS_MODULES={_modules()}", f"OVFS_TAG={tag}", "OVFS_BUSYBOX=/bin/busybox",
+        f"OVFS_JOB={job_dir}", f"OVFS_MODULES={_modules()}", f"OVFS_TAG={tag}", f"OVFS_BUSYBOX={busybox}",
     ]
     if fxsave_only.needed():
         argv = [sys.executable, fxsave_only.__file__, *argv, f"GLIBC_TUNABLES={fxsave_only.NARROW_TUNABLES}"]
