@@ -19,7 +19,8 @@ const TARGET_MAX: usize = 4095;
 /// # Errors
 /// `too_long` when no NUL comes and there are more than `max` bytes, else EINVAL.
 fn until_nul(bytes: &[u8], max: usize, too_long: Errno) -> Result<(&[u8], &[u8])> {
-    let end = bytes.iter().position(|byte| *byte == 0).ok_or(if bytes.len() > max { too_long } else { Errno::EINVAL })?;
+    let end =
+        bytes.iter().position(|byte| *byte == 0).ok_or(if bytes.len() > max { too_long } else { Errno::EINVAL })?;
     let (text, rest) = bytes.split_at_checked(end).ok_or(Errno::EINVAL)?;
     if text.len() > max {
         return Err(too_long);

@@ -139,11 +139,7 @@ impl<F: FileSystem> Server<F> {
         match self.decode(&request, terms, &body) {
             Ok(Operation::Forget { nlookup }) => self.forget(NodeId(request.header.nodeid), nlookup),
             Ok(Operation::BatchForget { count }) => self.forget_many(&mut request, count),
-            Ok(Operation::Destroy) => {
-                if self.session.end() {
-                    self.fs.destroy().await;
-                }
-            }
+            Ok(Operation::Destroy) if self.session.end() => self.fs.destroy().await,
             _ => {}
         }
     }
