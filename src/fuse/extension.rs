@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn extension(kind: u32, body: &[u8]) -> Vec<u8> {
-        let size = u32::try_from(ExtHeader::SIZE + body.len()).unwrap();
+        let size = u32::try_from(ExtHeader::SIZE.strict_add(body.len())).unwrap();
         [&ExtHeader { size, kind }.to_bytes()[..], body].concat()
     }
 

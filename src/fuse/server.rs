@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::ReplyBuffer;
-use super::abi::{Field, ForgetOne, InHeader, InitOut, Opcode};
+use super::abi::{Field, ForgetOne, InHeader, InitIn, InitOut, Opcode};
 use super::body::Body;
 use super::decode::{self, Operation};
 use super::reply::{self, Answer, DirPacker};
@@ -34,9 +34,10 @@ pub struct Server<F> {
     session: Session,
     malformed: Throttle,
     failing: Throttle,
+    unwelcome: Throttle,
 }
 
-/// Where a request's bytes end.
+/// A request whose header holds, and the bytes behind it.
 struct Request<S> {
     header: InHeader,
     opcode: Opcode,
@@ -48,7 +49,8 @@ struct Request<S> {
 impl<F: FileSystem> Server<F> {
     /// A server without a session: the guest's first request must be INIT.
     pub fn new(fs: Arc<F>, options: ServerOptions) -> Server<F> {
-        Server { fs, options, session: Session::new(), malformed: Throttle::new(), failing: Throttle::new() }
+        let (malformed, failing, unwelcome) = (Throttle::new(), Throttle::new(), Throttle::new());
+        Server { fs, options, session: Session::new(), malformed, failing, unwelcome }
     }
 
     /// The file system.
@@ -139,11 +141,7 @@ impl<F: FileSystem> Server<F> {
         match self.decode(&request, terms, &body) {
             Ok(Operation::Forget { nlookup }) => self.forget(NodeId(request.header.nodeid), nlookup),
             Ok(Operation::BatchForget { count }) => self.forget_many(&mut request, count),
-            Ok(Operation::Destroy) => {
-                if self.session.end() {
-                    self.fs.destroy().await;
-                }
-            }
+            Ok(Operation::Destroy) if self.session.end() => self.fs.destroy().await,
             _ => {}
         }
     }
@@ -362,9 +360,15 @@ impl<F: FileSystem> Server<F> {
     }
 
     async fn init(&self, hello: &Hello) -> Result<InitOut> {
-        let offered = match session::greet(hello)? {
-            Greeting::NameVersion(out) => return Ok(out),
-            Greeting::Negotiate(offered) => offered,
+        let offered = match session::greet(hello) {
+            Ok(Greeting::NameVersion(out)) => return Ok(out),
+            Ok(Greeting::Negotiate(offered)) => offered,
+            Err(errno) => {
+                let InitIn { major, minor, .. } = hello.init;
+                let text = format_args!("Unsupported fuse protocol version: {major}.{minor}");
+                self.unwelcome.log(log::Level::Error, text);
+                return Err(errno);
+            }
         };
         let starting = self.session.start()?;
         let agreed = session::agree(offered, self.fs.init(offered).await?);

@@ -131,7 +131,6 @@ pub(super) fn greet(hello: &Hello) -> Result<Greeting> {
         return Ok(Greeting::NameVersion(out));
     }
     if major < KERNEL_VERSION || minor < MIN_KERNEL_MINOR_VERSION {
-        log::error!("Unsupported fuse protocol version: {major}.{minor}");
         return Err(Errno::EPROTO);
     }
     Ok(Greeting::Negotiate(u64::from(flags) | u64::from(hello.flags2) << 32))

@@ -22,12 +22,15 @@ impl Throttle {
 
     /// Warns, or counts. Every call shows at debug level.
     pub(super) fn warn(&self, text: impl Display) {
-        log::debug!("{text}");
-        if let Some(suppressed) = self.admit(self.now_ms()) {
-            match suppressed {
-                0 => log::warn!("{text}"),
-                n => log::warn!("{text} ({n} more like it since the last such line)"),
-            }
+        self.log(log::Level::Warn, text);
+    }
+
+    /// As [`Throttle::warn`], at another level.
+    pub(super) fn log(&self, level: log::Level, text: impl Display) {
+        match self.admit(self.now_ms()) {
+            Some(0) => log::log!(level, "{text}"),
+            Some(n) => log::log!(level, "{text} ({n} more like it since the last such line)"),
+            None => log::debug!("{text}"),
         }
     }
 

@@ -6,10 +6,7 @@ use virtiofsd::filesystem::{self as crate_fs, OpenOptions, SetattrValid};
 use virtiofsd::fuse;
 use virtiofsd::soft_idmap::Id;
 
-use super::c_string;
-use crate::fs::{
-    Attr, Context, DirEntry, Entry, Errno, Extensions, Handle, NodeId, Opened, Result, SetAttr, SetTime, StatFs,
-};
+use crate::fs::{Attr, Context, DirEntry, Entry, Errno, Handle, NodeId, Opened, Result, SetAttr, SetTime, StatFs};
 
 /// Longest file name with its NUL.
 const NAME_LEN: usize = 256;
@@ -39,14 +36,6 @@ impl NameBuffer {
 
 pub(super) fn context(ctx: Context) -> crate_fs::Context {
     crate_fs::Context { uid: ctx.uid.into(), gid: ctx.gid.into(), pid: ctx.pid.cast_signed() }
-}
-
-pub(super) fn extensions(ext: Extensions) -> Result<crate_fs::Extensions> {
-    let secctx = match ext.security {
-        Some((name, secctx)) => Some(crate_fs::SecContext { name: c_string(&name)?, secctx }),
-        None => None,
-    };
-    Ok(crate_fs::Extensions { secctx, sup_gids: ext.groups.into_iter().map(Into::into).collect() })
 }
 
 pub(super) fn attr(attr: &fuse::Attr) -> Attr {

@@ -1,9 +1,9 @@
 //! A host directory, served by the `virtiofsd` crate's own file system.
 //!
 //! A share without a backend must behave as virtiofsd to the byte, so it *is* virtiofsd's file system: this module
-//! translates between our trait and the crate's and adds nothing of its own, but for two things that a hostile guest
-//! would otherwise turn against the daemon: the root cannot be forgotten, and a panic inside the crate (an extended
-//! attribute map without a last rule, say) costs the request and not the queue.
+//! translates between our trait and the crate's and adds nothing of its own, but for what a hostile guest would
+//! otherwise turn against the daemon: the root cannot be forgotten, an attribute name that no rule of `--xattrmap`
+//! matches is refused, and a panic inside the crate costs the request and not the queue.
 //!
 //! Every method blocks and is ready at first poll, so the crate's guards that belong to a thread (credentials, working
 //! directory, umask) never outlive the poll. **Threads that poll these futures must have called
@@ -11,8 +11,10 @@
 
 mod convert;
 mod stream;
+#[cfg(test)]
+mod tests;
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,6 +26,7 @@ use virtiofsd::filesystem::{
     self as crate_fs, DirectoryIterator, FileSystem as _, FsOptions, SerializableFileSystem, SetxattrFlags,
 };
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
+use virtiofsd::passthrough::xattrmap::XattrMap;
 use virtiofsd::passthrough::{Config, PassthroughFs};
 
 use crate::fs::{
@@ -36,6 +39,8 @@ use stream::{SinkWriter, SourceReader};
 /// A directory of the host.
 pub struct Passthrough {
     inner: Inner,
+    /// A copy of the crate's, to ask before the crate does: it panics over names that no rule matches.
+    xattrmap: Option<XattrMap>,
 }
 
 enum Inner {
@@ -66,19 +71,45 @@ fn c_string(text: &[u8]) -> Result<CString> {
     CString::new(text).map_err(|_| Errno::EINVAL)
 }
 
+/// Whether the map says anything about the name.
+fn has_rule(map: Option<&XattrMap>, name: &CStr) -> bool {
+    map.is_none_or(|map| map.map_client_xattr(name).is_ok())
+}
+
 impl Passthrough {
     /// Opens the share. Sets the process's umask to 0, as guests set all bits of a mode themselves.
     ///
     /// # Errors
     /// `/proc/self/fd` or `/proc/self/mountinfo` cannot be opened, an id map overlaps itself, file handles are
-    /// mandatory and do not work.
+    /// mandatory and do not work, the attribute map has no rule for `security.capability`.
     pub fn new(cfg: Config, readonly: bool) -> io::Result<Passthrough> {
+        let xattrmap = cfg.xattrmap.clone();
+        if !has_rule(xattrmap.as_ref(), c"security.capability") {
+            return Err(io::Error::other("The xattrmap has no rule that matches security.capability"));
+        }
         let inner = if readonly {
             Inner::ReadOnly(PassthroughFsRo::new(cfg)?)
         } else {
             Inner::ReadWrite(PassthroughFs::new(cfg)?)
         };
-        Ok(Passthrough { inner })
+        Ok(Passthrough { inner, xattrmap })
+    }
+
+    /// The name of an extended attribute.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP: no rule of the map matches it. EINVAL: a NUL inside.
+    fn xattr_name(&self, name: &[u8]) -> Result<CString> {
+        let name = c_string(name)?;
+        if has_rule(self.xattrmap.as_ref(), &name) { Ok(name) } else { Err(Errno::EOPNOTSUPP) }
+    }
+
+    fn extensions(&self, ext: Extensions) -> Result<crate_fs::Extensions> {
+        let secctx = match ext.security {
+            Some((name, secctx)) => Some(crate_fs::SecContext { name: self.xattr_name(&name)?, secctx }),
+            None => None,
+        };
+        Ok(crate_fs::Extensions { secctx, sup_gids: ext.groups.into_iter().map(Into::into).collect() })
     }
 
     /// Walks what is left of a directory from `offset`, as far as one getdents64(2) into `room` bytes goes, until
@@ -196,7 +227,7 @@ impl FileSystem for Passthrough {
     ) -> Result<Entry> {
         let mut buffer = NameBuffer::default();
         let (name, target) = (buffer.fill(name)?, c_string(target)?);
-        let ext = convert::extensions(ext)?;
+        let ext = self.extensions(ext)?;
         call!(self, symlink(convert::context(ctx), &target, parent.0, name, ext)).map(|entry| convert::entry(&entry))
     }
 
@@ -211,7 +242,7 @@ impl FileSystem for Passthrough {
         ext: Extensions,
     ) -> Result<Entry> {
         let mut buffer = NameBuffer::default();
-        let (name, ext) = (buffer.fill(name)?, convert::extensions(ext)?);
+        let (name, ext) = (buffer.fill(name)?, self.extensions(ext)?);
         call!(self, mknod(convert::context(ctx), parent.0, name, mode, rdev, umask, ext))
             .map(|entry| convert::entry(&entry))
     }
@@ -226,7 +257,7 @@ impl FileSystem for Passthrough {
         ext: Extensions,
     ) -> Result<Entry> {
         let mut buffer = NameBuffer::default();
-        let (name, ext) = (buffer.fill(name)?, convert::extensions(ext)?);
+        let (name, ext) = (buffer.fill(name)?, self.extensions(ext)?);
         call!(self, mkdir(convert::context(ctx), parent.0, name, mode, umask, ext)).map(|entry| convert::entry(&entry))
     }
 
@@ -279,7 +310,7 @@ impl FileSystem for Passthrough {
         ext: Extensions,
     ) -> Result<(Entry, Opened)> {
         let mut buffer = NameBuffer::default();
-        let (name, ext) = (buffer.fill(name)?, convert::extensions(ext)?);
+        let (name, ext) = (buffer.fill(name)?, self.extensions(ext)?);
         let (entry, handle, options) =
             call!(self, create(convert::context(ctx), parent.0, name, mode, kill_priv, flags, umask, ext))?;
         Ok((convert::entry(&entry), convert::opened(handle, options)))
@@ -331,12 +362,12 @@ impl FileSystem for Passthrough {
         flags: u32,
         extra: u32,
     ) -> Result<()> {
-        let (name, extra) = (c_string(name)?, SetxattrFlags::from_bits_truncate(extra));
+        let (name, extra) = (self.xattr_name(name)?, SetxattrFlags::from_bits_truncate(extra));
         call!(self, setxattr(convert::context(ctx), nodeid.0, &name, value, flags, extra))
     }
 
     async fn getxattr(&self, ctx: Context, nodeid: NodeId, name: &[u8], size: u32) -> Result<XattrReply> {
-        let name = c_string(name)?;
+        let name = self.xattr_name(name)?;
         Ok(match call!(self, getxattr(convert::context(ctx), nodeid.0, &name, size))? {
             crate_fs::GetxattrReply::Value(value) => XattrReply::Data(value),
             crate_fs::GetxattrReply::Count(count) => XattrReply::Size(count),
@@ -351,7 +382,7 @@ impl FileSystem for Passthrough {
     }
 
     async fn removexattr(&self, ctx: Context, nodeid: NodeId, name: &[u8]) -> Result<()> {
-        let name = c_string(name)?;
+        let name = self.xattr_name(name)?;
         call!(self, removexattr(convert::context(ctx), nodeid.0, &name))
     }
 
