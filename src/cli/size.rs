@@ -23,9 +23,15 @@ mod tests {
 
     #[test]
     fn sizes_with_and_without_suffix() {
-        for (text, bytes) in
-            [("0", 0), ("17", 17), ("16M", 16 << 20), ("3k", 3072), ("2GiB", 2 << 30), ("1t", 1 << 40), ("1mib", 1 << 20)]
-        {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("16M", 16 << 20),
+            ("3k", 3072),
+            ("2GiB", 2 << 30),
+            ("1t", 1 << 40),
+            ("1mib", 1 << 20),
+        ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
         for text in ["", "M", "-1", "1.5G", "1X", "1iB", "1MB", "99999999999999999999", "99999999T", "1 M"] {
