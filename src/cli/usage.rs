@@ -73,7 +73,7 @@ fn require(options: &Options) -> Result<(), clap::Error> {
 
 /// Whether `arg` is an option whose value is the next argument, as `--tag` is and `--tag=x` or `--xattr` is not.
 pub fn takes_value(arg: &OsStr) -> bool {
-    let Some(arg) = arg.to_str() else { return false };
+    let Some(arg) = arg.to_str().filter(|arg| arg.starts_with('-')) else { return false };
     Options::command().get_arguments().filter(|known| known.get_action().takes_values()).any(|known| {
         if known.is_require_equals_set() {
             return false;
