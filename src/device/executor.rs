@@ -309,7 +309,7 @@ where
     }
 
     /// Goes on with what was woken, takes what the ring has, publishes what is done.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         for _ in 0..BATCHES_PER_TURN {
             self.poll_woken();
             let room = IN_FLIGHT_MAX.saturating_sub(self.waiting()).min(BATCH);
