@@ -136,7 +136,7 @@ pub fn serve<S: Serve>(
             log::info!(target: LOG_TARGET, "Client disconnected, shutting down");
         }
         Err(error) => {
-            log::error!(target: LOG_TARGET, "Waiting for daemon failed: {:?}", DaemonError::HandleRequest(error))
+            log::error!(target: LOG_TARGET, "Waiting for daemon failed: {:?}", DaemonError::HandleRequest(error));
         }
     }
     let unfinished = control.lock().unwrap_or_else(PoisonError::into_inner).shut_down(DISCONNECT_PATIENCE);

@@ -403,3 +403,25 @@ fn pipe() -> (File, File) {
     let (read, write) = std::io::pipe().unwrap();
     (File::from(std::os::fd::OwnedFd::from(read)), File::from(std::os::fd::OwnedFd::from(write)))
 }
+
+#[test]
+fn a_guest_that_breaks_one_ring_keeps_the_others_and_the_connection() {
+    let device = Device::start(Config::default(), None);
+    device.negotiate(FEATURES & !LOG_ALL);
+    let (broken_kicks, _broken_calls) = device.start_queue(1);
+    let (kicks, _calls) = device.start_queue(2);
+    device.put(0x20_1002, &20_000_u16.to_ne_bytes());
+    kick(&broken_kicks);
+    device.offer(2, 0, b"other");
+    kick(&kicks);
+    assert_eq!(device.wait_used(2, 1), b"other");
+    // A reset of the device puts the ring back into service.
+    device.put(0x20_1002, &[0; 2]);
+    device.front_end.set(RESET_DEVICE, &[], &[]);
+    device.front_end.set(SET_FEATURES, &u64s(&[FEATURES & !LOG_ALL]), &[]);
+    let (kicks, _calls) = device.start_queue(1);
+    device.offer(1, 0, b"mended");
+    kick(&kicks);
+    assert_eq!(device.wait_used(1, 1), b"mended");
+    device.disconnect();
+}

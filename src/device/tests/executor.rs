@@ -1,5 +1,6 @@
 //! Hits, misses, many of them, panics, draining, the thread pool.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -125,8 +126,6 @@ fn five_hundred_misses_wait_on_one_thread() {
     guest.ring.in_flight().drain(Duration::from_secs(20), |left| panic!("{left} left"));
     lane.end(true);
 }
-
-use std::io::Write;
 
 #[test]
 fn wake_ups_share_a_notification() {
