@@ -19,6 +19,7 @@ mod limiter;
 mod message;
 mod migration;
 mod queue;
+mod serve_fuse;
 #[cfg(test)]
 mod tests;
 

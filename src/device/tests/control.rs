@@ -58,7 +58,7 @@ struct Cargo {
 }
 
 impl Migrate for Cargo {
-    fn prepare_save(&self, cancel: &AtomicBool) {
+    fn prepare_save(&self, cancel: &Arc<AtomicBool>) {
         self.prepared.fetch_add(1, Ordering::SeqCst);
         let deadline = Instant::now() + Duration::from_millis(200);
         while Instant::now() < deadline && !cancel.load(Ordering::Relaxed) {

@@ -4,6 +4,7 @@ mod control;
 mod driver;
 mod executor;
 mod front_end;
+mod fuse;
 mod malformed;
 mod message;
 mod queue;
