@@ -21,12 +21,12 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::bitmap::{Bitmap, RefSlice};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice};
 
-use super::DirtyLog;
+use super::dirty_log::DirtyLog;
 use crate::fs::{Errno, Sink, Source};
 use crate::fuse::ReplyBuffer;
 
 /// Guest memory with a dirty-page log.
-pub type Memory = GuestMemoryMmap<DirtyLog>;
+pub(super) type Memory = GuestMemoryMmap<DirtyLog>;
 
 /// Bytes of one direction of a request that are looked at: 1 MiB of data, which is what FUSE_INIT grants, and room
 /// for headers. What a guest offers beyond is left alone.
@@ -114,6 +114,11 @@ impl Chain {
             let added = self.add(memory, descriptor.addr(), descriptor.len(), descriptor.is_write_only());
             if let Err(bad) = added {
                 fault.get_or_insert(bad);
+            }
+            if self.writable_len == MESSAGE_LEN_MAX {
+                // Nothing that may follow is looked at.
+                more = false;
+                break;
             }
         }
         if seen == 0 {
