@@ -260,7 +260,8 @@ impl Queue {
                 writable.push((descriptor.addr, descriptor.len));
             }
         }
-        self.in_flight.insert(head, InFlight { token, what: what.to_owned(), descriptors, buffers: Vec::new(), writable });
+        self.in_flight
+            .insert(head, InFlight { token, what: what.to_owned(), descriptors, buffers: Vec::new(), writable });
         self.ring.push(head);
         self.kick_if_wanted()?;
         Ok(token)
@@ -317,11 +318,7 @@ impl Queue {
     }
 
     /// Writes the descriptors of a chain; the head and the ring entries it takes.
-    fn link(
-        &mut self,
-        segments: &[(u64, u32, bool)],
-        buffers: &mut Vec<(u64, u64)>,
-    ) -> Result<(u16, Vec<u16>), Error> {
+    fn link(&mut self, segments: &[(u64, u32, bool)], buffers: &mut Vec<(u64, u64)>) -> Result<(u16, Vec<u16>), Error> {
         let count = segments.len();
         let describe = |n: usize, next: u16| {
             let (addr, len, write) = segments[n];

@@ -98,9 +98,9 @@ pub fn compare(
             continue;
         }
         let known = left.zip(right).filter(|(l, r)| l.step == r.step).and_then(|(l, r)| {
-            accepted.iter().position(|a| {
-                a.case == case && a.step == l.step && a.virtiofsd == l.outcome && a.ovfs == r.outcome
-            })
+            accepted
+                .iter()
+                .position(|a| a.case == case && a.step == l.step && a.virtiofsd == l.outcome && a.ovfs == r.outcome)
         });
         if let Some(known) = known {
             used[known] += 1;
@@ -131,7 +131,8 @@ mod tests {
 
     #[test]
     fn only_listed_differences_pass() {
-        let text = "[[difference]]\ncase = \"c\"\nstep = 's'\nvirtiofsd = \"a \\\"b\\\"\"\novfs = \"b\"\nreason = \"r\"\n";
+        let text =
+            "[[difference]]\ncase = \"c\"\nstep = 's'\nvirtiofsd = \"a \\\"b\\\"\"\novfs = \"b\"\nreason = \"r\"\n";
         let accepted = parse_accepted(text).unwrap();
         let mut used = [0];
         let (left, right) = ([line("s", "a \"b\"")], [line("s", "b")]);

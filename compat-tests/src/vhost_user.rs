@@ -234,28 +234,17 @@ impl Connection {
         Ok(reply)
     }
 
-    fn ask_u64(
-        &mut self,
-        what: &'static str,
-        request: u32,
-        payload: &[u8],
-        fds: &[BorrowedFd],
-    ) -> Result<u64, Error> {
+    fn ask_u64(&mut self, what: &'static str, request: u32, payload: &[u8], fds: &[BorrowedFd]) -> Result<u64, Error> {
         let reply = self.ask(what, request, payload, fds)?;
-        let bytes: [u8; 8] = reply.payload.as_slice().try_into().map_err(|_| {
-            Error::Protocol(format!("reply to {what} has {} bytes instead of 8", reply.payload.len()))
-        })?;
+        let bytes: [u8; 8] =
+            reply.payload.as_slice().try_into().map_err(|_| {
+                Error::Protocol(format!("reply to {what} has {} bytes instead of 8", reply.payload.len()))
+            })?;
         Ok(u64::from_le_bytes(bytes))
     }
 
     /// Sends a request without a reply of its own; acknowledged once REPLY_ACK is negotiated.
-    pub fn tell(
-        &mut self,
-        what: &'static str,
-        request: u32,
-        payload: &[u8],
-        fds: &[BorrowedFd],
-    ) -> Result<(), Error> {
+    pub fn tell(&mut self, what: &'static str, request: u32, payload: &[u8], fds: &[BorrowedFd]) -> Result<(), Error> {
         if !self.reply_ack {
             return self.send(request, payload, fds, false);
         }
@@ -341,13 +330,7 @@ impl Connection {
         self.ask("SET_LOG_BASE", request::SET_LOG_BASE, &payload, &[fd]).map(drop)
     }
 
-    fn vring_state(
-        &mut self,
-        what: &'static str,
-        request: u32,
-        index: u32,
-        value: u32,
-    ) -> Result<(), Error> {
+    fn vring_state(&mut self, what: &'static str, request: u32, index: u32, value: u32) -> Result<(), Error> {
         self.tell(what, request, &[index.to_le_bytes(), value.to_le_bytes()].concat(), &[])
     }
 
@@ -387,13 +370,7 @@ impl Connection {
         self.tell("SET_VRING_ADDR", request::SET_VRING_ADDR, &payload, &[])
     }
 
-    fn vring_fd(
-        &mut self,
-        what: &'static str,
-        request: u32,
-        index: u32,
-        fd: Option<BorrowedFd>,
-    ) -> Result<(), Error> {
+    fn vring_fd(&mut self, what: &'static str, request: u32, index: u32, fd: Option<BorrowedFd>) -> Result<(), Error> {
         const NO_FD: u64 = 1 << 8;
         let value = u64::from(index) | if fd.is_none() { NO_FD } else { 0 };
         let fds: Vec<_> = fd.into_iter().collect();
@@ -457,8 +434,7 @@ pub fn wait_readable(fds: &[RawFd], timeout: Duration) -> io::Result<Vec<bool>> 
 /// Waits until one of the (descriptor, poll events) pairs has an event; with events 0 that is a hang-up or an error.
 pub fn wait_events(fds: &[(RawFd, i16)], timeout: Duration) -> io::Result<Vec<bool>> {
     let deadline = Instant::now() + timeout;
-    let mut polls: Vec<_> =
-        fds.iter().map(|&(fd, events)| libc::pollfd { fd, events, revents: 0 }).collect();
+    let mut polls: Vec<_> = fds.iter().map(|&(fd, events)| libc::pollfd { fd, events, revents: 0 }).collect();
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis().min(60_000) as libc::c_int;
         // SAFETY: `polls` is an array of that many pollfds for the length of the call.

@@ -1,5 +1,7 @@
 //! Nodes and names: lookup, attributes, making, linking, renaming, removing, symbolic links, extended attributes.
 
+use std::os::unix::fs::MetadataExt;
+
 use super::{plain, with};
 use crate::fuse::{Entry, ROOT, fattr};
 use crate::guest::{SetAttr, group_extension, security_extension};
@@ -15,7 +17,11 @@ pub fn cases() -> Vec<Case> {
         plain("remove", remove),
         plain("owners", owners),
         with("owners-labelled", &["--security-label", "--xattr"], labels),
-        with("owners-translated", &["--translate-uid", "map:0:1000:2000", "--translate-gid", "map:0:1000:2000"], owners),
+        with(
+            "owners-translated",
+            &["--translate-uid", "map:0:1000:2000", "--translate-gid", "map:0:1000:2000"],
+            owners,
+        ),
         with("umask-acl", &["--posix-acl"], umask),
         plain("umask", umask),
         plain("xattr-off", xattrs),
@@ -38,7 +44,9 @@ fn find(s: &mut Script, name: &str) -> Entry {
 fn lookups(s: &mut Script) {
     s.mount();
     for name in ["f", "hard", "d", "link", "escape", "pipe", "missing", "f", "owned", "setuid"] {
-        find(s, name);
+        let entry = find(s, name);
+        let host = s.share.join(name).symlink_metadata().map(|meta| meta.ino()).unwrap_or(0);
+        s.note(format!("inode number of {name}"), if entry.attr.ino == host { "the host's" } else { "another" });
     }
     let (file, dir) = (find(s, "f").nodeid, find(s, "d").nodeid);
     for (what, parent, name) in [
@@ -277,7 +285,8 @@ fn owners(s: &mut Script) {
             let answer = s.guest.symlink(parent, &name("link"), b"target");
             s.entry(&format!("SYMLINK {who}"), answer);
         }
-        let answer = s.guest.mkdir_ext(ROOT, format!("ext-{uid}-{gid}").as_bytes(), 0o2775, 0, group_extension(&[1000]));
+        let answer =
+            s.guest.mkdir_ext(ROOT, format!("ext-{uid}-{gid}").as_bytes(), 0o2775, 0, group_extension(&[1000]));
         s.entry(&format!("MKDIR with groups as {uid}:{gid}"), answer);
     }
     (s.guest.uid, s.guest.gid) = (0, 0);

@@ -133,7 +133,8 @@ fn absent_opcodes(s: &mut Script) {
     ];
     for opcode in absent {
         let arg = [0; 64];
-        let answer = s.guest.call(&Call { opcode, nodeid: ROOT, args: vec![&arg], reply: Some(256), ..Call::default() });
+        let answer =
+            s.guest.call(&Call { opcode, nodeid: ROOT, args: vec![&arg], reply: Some(256), ..Call::default() });
         s.data(&format!("opcode {opcode}"), answer);
     }
 }

@@ -109,8 +109,7 @@ impl Guest {
     pub fn submit_on(&mut self, queue: u32, call: &Call) -> Result<Ticket, Error> {
         let unique = self.next_unique();
         let (uid, gid) = (self.uid, self.gid);
-        submit(self.frontend.queue(queue), call, unique, uid, gid)
-            .map(|token| Ticket { queue, token, unique })
+        submit(self.frontend.queue(queue), call, unique, uid, gid).map(|token| Ticket { queue, token, unique })
     }
 
     /// Waits for a request and checks its reply: the payload, or the errno.

@@ -50,8 +50,7 @@ fn whole<T>(payload: &[u8], what: &'static str, read: impl FnOnce(&mut Fields) -
 
 impl Guest {
     fn entry(&mut self, opcode: u32, nodeid: u64, arg: &[u8], extensions: Vec<u8>) -> Answer<Entry> {
-        let payload =
-            self.call(&Call { opcode, nodeid, args: vec![arg], extensions, reply: Some(128) })?;
+        let payload = self.call(&Call { opcode, nodeid, args: vec![arg], extensions, reply: Some(128) })?;
         whole(&payload, "entry", Entry::read)
     }
 
@@ -99,14 +98,7 @@ impl Guest {
     }
 
     /// MKDIR with a umask and extensions.
-    pub fn mkdir_ext(
-        &mut self,
-        parent: u64,
-        name: &[u8],
-        mode: u32,
-        umask: u32,
-        extensions: Vec<u8>,
-    ) -> Answer<Entry> {
+    pub fn mkdir_ext(&mut self, parent: u64, name: &[u8], mode: u32, umask: u32, extensions: Vec<u8>) -> Answer<Entry> {
         self.entry(op::MKDIR, parent, &Body::new().u32s(&[mode, umask]).name(name).0, extensions)
     }
 
@@ -157,8 +149,7 @@ impl Guest {
         extensions: Vec<u8>,
     ) -> Answer<(Entry, Opened)> {
         let arg = Body::new().u32s(&[flags.cast_unsigned(), libc::S_IFREG | mode, umask, 0]).name(name).0;
-        let call =
-            Call { opcode: op::CREATE, nodeid: parent, args: vec![&arg], extensions, reply: Some(144) };
+        let call = Call { opcode: op::CREATE, nodeid: parent, args: vec![&arg], extensions, reply: Some(144) };
         let payload = self.call(&call)?;
         whole(&payload, "CREATE", |f| Ok((Entry::read(f)?, Opened::read(f)?)))
     }
@@ -170,12 +161,7 @@ impl Guest {
 
     /// The argument of WRITE, without its data.
     pub fn write_arg(fh: u64, offset: u64, size: u32, write_flags: u32, open_flags: i32) -> Vec<u8> {
-        Body::new()
-            .u64s(&[fh, offset])
-            .u32s(&[size, write_flags])
-            .u64s(&[0])
-            .u32s(&[open_flags.cast_unsigned(), 0])
-            .0
+        Body::new().u64s(&[fh, offset]).u32s(&[size, write_flags]).u64s(&[0]).u32s(&[open_flags.cast_unsigned(), 0]).0
     }
 
     /// READ.
@@ -285,13 +271,7 @@ impl Guest {
     }
 
     /// COPY_FILE_RANGE between (node, handle, offset) triples; the number of bytes copied.
-    pub fn copy_file_range(
-        &mut self,
-        from: (u64, u64, u64),
-        to: (u64, u64, u64),
-        len: u64,
-        flags: u64,
-    ) -> Answer<u32> {
+    pub fn copy_file_range(&mut self, from: (u64, u64, u64), to: (u64, u64, u64), len: u64, flags: u64) -> Answer<u32> {
         let arg = Body::new().u64s(&[from.1, from.2, to.0, to.1, to.2, len, flags]).0;
         let payload = self.simple(op::COPY_FILE_RANGE, from.0, &arg, 8)?;
         whole(&payload, "COPY_FILE_RANGE", |f| {

@@ -16,9 +16,9 @@ fn split(path: &str) -> (&str, &str) {
 impl Guest {
     /// The node at `path`.
     pub fn resolve(&mut self, path: &str) -> Answer<u64> {
-        path.split('/').filter(|name| !name.is_empty()).try_fold(ROOT, |node, name| {
-            self.lookup(node, name.as_bytes()).map(|entry| entry.nodeid)
-        })
+        path.split('/')
+            .filter(|name| !name.is_empty())
+            .try_fold(ROOT, |node, name| self.lookup(node, name.as_bytes()).map(|entry| entry.nodeid))
     }
 
     /// The attributes at `path`.
