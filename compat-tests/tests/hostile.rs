@@ -799,6 +799,8 @@ fn l1_descriptor_limit(target: &Target) {
     for _ in 0..100 {
         assert!(s.guest().open(f, libc::O_RDONLY).is_err());
     }
+    let complaints = s.daemon().log().matches("No more file descriptors available to the guest").count();
+    assert_eq!(complaints, 1, "{}", s.daemon().log());
     for fh in open.drain(..) {
         s.guest().release(f, fh).unwrap();
     }
