@@ -51,6 +51,11 @@ pub trait Source: Send {
 
 /// Where READDIR and READDIRPLUS put their entries.
 pub trait DirSink: Send {
+    /// Bytes that are left for entries: a hint for how much of a directory to fetch.
+    fn room(&self) -> usize {
+        4096
+    }
+
     /// Packs a name for READDIR. `false`: it does not fit, stop here.
     fn add(&mut self, entry: &DirEntry<'_>) -> bool;
 

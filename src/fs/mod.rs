@@ -16,6 +16,8 @@ pub mod io;
 pub mod types;
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use errno::{Errno, Result};
@@ -352,7 +354,7 @@ pub trait FileSystem: Send + Sync + 'static {
 /// Device state for live migration (vhost-user DEVICE_STATE): what `device` asks of a file system that can move.
 pub trait Migrate: Send + Sync + 'static {
     /// Collects what can be collected while the guest still runs; returns early once `cancel` turns true. Blocks.
-    fn prepare_save(&self, cancel: &std::sync::atomic::AtomicBool);
+    fn prepare_save(&self, cancel: &Arc<AtomicBool>);
 
     /// Writes the state to `pipe`. Blocks; the rings are stopped.
     ///

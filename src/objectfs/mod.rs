@@ -1,1 +1,325 @@
 //! A store as a file system: nodeids, names, handles, directories, attributes.
+//!
+//! `tree` knows names, `inode` and `content` what stands behind them, `handles` what is open; `lookup`, `open`, `read`, `write`,
+//! `upload`, `remove`, `rename` and `readdir` are the operations. File data lies in the pool (`cache`); the store is reached
+//! through `remote`. Knows neither virtio nor OpenDAL.
+//!
+//! What a guest may rely on: close(2) and fsync(2) return when the store has the bytes, or say why not; an open file
+//! shows one version of an object, or ESTALE; opening a file asks the store for its newest version.
+//!
+//! Locks, in this order: `Core::renaming`, an inode's `upload` (several: by number), a directory handle's listing, then, never
+//! across an await, the tree, then an inode's state, then the cache's own.
+
+mod content;
+mod core;
+mod errno;
+mod handles;
+mod inode;
+mod lookup;
+mod open;
+mod read;
+mod readdir;
+mod remote;
+mod remove;
+mod rename;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod upload;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::core::Core;
+pub use self::core::{CachePolicy, Config};
+pub use self::remote::Remote;
+use crate::fs::{
+    Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read, Result,
+    SetAttr, Sink, Source, StatFs, Write,
+};
+use crate::store::{Capabilities, Pool, Store};
+
+/// How long the end of a session waits for dirty files.
+const SESSION_END: Duration = Duration::from_secs(30);
+
+/// A store as a file system.
+pub struct ObjectFs<S: Store> {
+    core: Arc<Core<S>>,
+    _retrier: upload::Retrier,
+}
+
+impl<S: Store> ObjectFs<S> {
+    /// A file system over `remote`, which can do `capabilities`, with file data in `pool`.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn new(
+        config: Config,
+        remote: Remote<S>,
+        capabilities: Capabilities,
+        pool: Arc<Pool>,
+    ) -> std::io::Result<ObjectFs<S>> {
+        let core = Core::new(config, remote, capabilities, pool)?;
+        let retrier = upload::Retrier::start(Arc::downgrade(&core))?;
+        Ok(ObjectFs { core, _retrier: retrier })
+    }
+
+    async fn end_session(&self) {
+        let (left, _) = self.core.upload_all(SESSION_END).await;
+        if left > 0 {
+            log::error!("end of session: {left} bytes are not in the store yet; they will be tried again");
+        }
+        for file in self.core.handles.close_all() {
+            self.core.closed(&file);
+        }
+        self.core.tree().forget_all();
+    }
+}
+
+/// FUSE_INIT flags that this file system takes.
+mod init_flags {
+    const ASYNC_READ: u64 = 1 << 0;
+    const ATOMIC_O_TRUNC: u64 = 1 << 3;
+    const BIG_WRITES: u64 = 1 << 5;
+    const HAS_IOCTL_DIR: u64 = 1 << 11;
+    const AUTO_INVAL_DATA: u64 = 1 << 12;
+    const ASYNC_DIO: u64 = 1 << 15;
+    const PARALLEL_DIROPS: u64 = 1 << 18;
+    const MAX_PAGES: u64 = 1 << 22;
+    const SUBMOUNTS: u64 = 1 << 27;
+    const INIT_EXT: u64 = 1 << 30;
+    const ALLOW_IDMAP: u64 = 1 << 40;
+    /// DO_READDIRPLUS and READDIRPLUS_AUTO.
+    pub const READDIRPLUS: u64 = 1 << 13 | 1 << 14;
+    /// WRITEBACK_CACHE.
+    pub const WRITEBACK: u64 = 1 << 16;
+    /// HANDLE_KILLPRIV_V2.
+    pub const KILLPRIV_V2: u64 = 1 << 28;
+    /// DIRECT_IO_ALLOW_MMAP.
+    pub const ALLOW_MMAP: u64 = 1 << 36;
+    /// Always.
+    pub const ALWAYS: u64 = ASYNC_READ
+        | ATOMIC_O_TRUNC
+        | BIG_WRITES
+        | HAS_IOCTL_DIR
+        | AUTO_INVAL_DATA
+        | ASYNC_DIO
+        | PARALLEL_DIROPS
+        | MAX_PAGES
+        | SUBMOUNTS
+        | INIT_EXT
+        | ALLOW_IDMAP;
+}
+
+impl<S: Store> FileSystem for ObjectFs<S> {
+    async fn init(&self, offered: u64) -> Result<u64> {
+        self.end_session().await;
+        let config = &self.core.config;
+        let mut flags = init_flags::ALWAYS;
+        if config.readdirplus && config.cache != CachePolicy::Never {
+            flags |= init_flags::READDIRPLUS;
+        }
+        for (on, flag) in [
+            (config.writeback, init_flags::WRITEBACK),
+            (config.killpriv_v2, init_flags::KILLPRIV_V2),
+            (config.allow_mmap, init_flags::ALLOW_MMAP),
+        ] {
+            if on {
+                flags |= flag;
+            }
+        }
+        Ok(flags & offered)
+    }
+
+    async fn destroy(&self) {
+        self.end_session().await;
+    }
+
+    async fn flush_all(&self, deadline: Duration) -> u64 {
+        self.core.upload_all(deadline).await.0
+    }
+
+    async fn lookup(&self, _: Context, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        self.core.lookup(parent, name).await
+    }
+
+    fn forget(&self, nodeid: NodeId, nlookup: u64) {
+        self.core.tree().forget(nodeid, nlookup);
+    }
+
+    async fn getattr(&self, _: Context, nodeid: NodeId, _: Option<Handle>) -> Result<(Attr, Duration)> {
+        self.core.getattr(nodeid).await
+    }
+
+    async fn setattr(&self, ctx: Context, nodeid: NodeId, change: SetAttr) -> Result<(Attr, Duration)> {
+        self.core.setattr(ctx, nodeid, change).await
+    }
+
+    async fn readlink(&self, _: Context, _: NodeId) -> Result<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
+
+    async fn symlink(&self, _: Context, _: NodeId, _: &[u8], _: &[u8], _: Extensions) -> Result<Entry> {
+        Err(Errno::EPERM)
+    }
+
+    async fn mknod(
+        &self,
+        _: Context,
+        parent: NodeId,
+        name: &[u8],
+        mode: u32,
+        _: u32,
+        _: u32,
+        _: Extensions,
+    ) -> Result<Entry> {
+        self.core.mknod(parent, name, mode).await
+    }
+
+    async fn mkdir(&self, _: Context, parent: NodeId, name: &[u8], _: u32, _: u32, _: Extensions) -> Result<Entry> {
+        self.core.mkdir(parent, name).await
+    }
+
+    async fn unlink(&self, _: Context, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.core.unlink(parent, name).await
+    }
+
+    async fn rmdir(&self, _: Context, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.core.rmdir(parent, name).await
+    }
+
+    async fn rename(
+        &self,
+        _: Context,
+        parent: NodeId,
+        name: &[u8],
+        new_parent: NodeId,
+        new_name: &[u8],
+        flags: u32,
+    ) -> Result<()> {
+        self.core.rename(parent, name, new_parent, new_name, flags).await
+    }
+
+    async fn link(&self, _: Context, _: NodeId, _: NodeId, _: &[u8]) -> Result<Entry> {
+        Err(Errno::EPERM)
+    }
+
+    async fn open(&self, _: Context, nodeid: NodeId, flags: u32, _: bool) -> Result<Opened> {
+        self.core.open(nodeid, flags).await
+    }
+
+    async fn create(
+        &self,
+        _: Context,
+        parent: NodeId,
+        name: &[u8],
+        _: u32,
+        flags: u32,
+        _: u32,
+        _: bool,
+        _: Extensions,
+    ) -> Result<(Entry, Opened)> {
+        self.core.create(parent, name, flags).await
+    }
+
+    async fn read(&self, _: Context, op: Read, out: &mut impl Sink) -> Result<usize> {
+        self.core.read(op, out).await
+    }
+
+    async fn write(&self, _: Context, op: Write, data: &mut impl Source) -> Result<usize> {
+        self.core.write(op, data).await
+    }
+
+    async fn flush(&self, _: Context, nodeid: NodeId, handle: Handle, _: u64) -> Result<()> {
+        self.core.flush(nodeid, handle).await
+    }
+
+    async fn fsync(&self, _: Context, nodeid: NodeId, handle: Handle, _: bool) -> Result<()> {
+        self.core.fsync(nodeid, handle).await
+    }
+
+    async fn release(&self, _: Context, nodeid: NodeId, handle: Handle, _: u32, _: Option<u64>, _: bool) -> Result<()> {
+        self.core.release(nodeid, handle).await
+    }
+
+    async fn statfs(&self, _: Context, nodeid: NodeId) -> Result<StatFs> {
+        self.core.inode(nodeid)?;
+        // A store has no size; one that no installer finds too small and no arithmetic overflows: 1 PiB, all free.
+        const BLOCKS: u64 = (1 << 50) / 4096;
+        const FILES: u64 = 1 << 40;
+        Ok(StatFs {
+            blocks: BLOCKS,
+            bfree: BLOCKS,
+            bavail: BLOCKS,
+            files: FILES,
+            ffree: FILES,
+            bsize: 4096,
+            namelen: 255,
+            frsize: 4096,
+        })
+    }
+
+    async fn opendir(&self, _: Context, nodeid: NodeId, _: u32) -> Result<Opened> {
+        self.core.opendir(nodeid).await
+    }
+
+    async fn readdir(
+        &self,
+        _: Context,
+        nodeid: NodeId,
+        handle: Handle,
+        offset: u64,
+        out: &mut impl DirSink,
+    ) -> Result<()> {
+        self.core.readdir(nodeid, handle, offset, false, out).await
+    }
+
+    async fn readdirplus(
+        &self,
+        _: Context,
+        nodeid: NodeId,
+        handle: Handle,
+        offset: u64,
+        out: &mut impl DirSink,
+    ) -> Result<()> {
+        self.core.readdir(nodeid, handle, offset, true, out).await
+    }
+
+    async fn fsyncdir(&self, _: Context, nodeid: NodeId, handle: Handle, _: bool) -> Result<()> {
+        self.core.handles.dir(nodeid, handle).map(drop)
+    }
+
+    async fn releasedir(&self, _: Context, nodeid: NodeId, handle: Handle, _: u32) -> Result<()> {
+        self.core.releasedir(nodeid, handle).await
+    }
+
+    async fn access(&self, _: Context, nodeid: NodeId, mask: u32) -> Result<()> {
+        self.core.access(nodeid, mask)
+    }
+
+    async fn lseek(&self, _: Context, at: FileAt, whence: u32) -> Result<u64> {
+        self.core.lseek(at, whence)
+    }
+
+    async fn fallocate(&self, _: Context, at: FileAt, length: u64, mode: u32) -> Result<()> {
+        self.core.fallocate(at, length, mode).await
+    }
+
+    async fn copy_file_range(&self, _: Context, from: FileAt, to: FileAt, len: u64, flags: u64) -> Result<usize> {
+        if flags != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.core.copy_file_range(from, to, len).await
+    }
+
+    async fn syncfs(&self, _: Context, nodeid: NodeId) -> Result<()> {
+        self.core.inode(nodeid)?;
+        match self.core.upload_all(SESSION_END).await {
+            (_, Some(error)) => Err(error),
+            (_, None) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! From arguments to [`Options`], where clap's derive alone does not do: the short form with two positionals, and the
+//! arguments of which one is required.
+//!
+//! virtiofsd knows no positionals, and its complaint about one comes before that about a missing flag. So the
+//! arguments are read as virtiofsd reads them first; only when a positional is what stops that, they are read again
+//! with two positionals allowed. Any other line of arguments fails with the error of the first reading.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
+
+use super::options::Options;
+
+/// `ovfs <socket-path> <backend-url> [OPTIONS]`.
+#[derive(Parser)]
+#[command(args_override_self = true)]
+struct ShortForm {
+    #[command(flatten)]
+    options: Options,
+    #[arg(required = true, num_args = 2)]
+    positionals: Vec<String>,
+}
+
+/// Reads the arguments without their `-o` lists.
+pub(super) fn read(args: &[OsString]) -> Result<Options, clap::Error> {
+    let options = match Options::try_parse_from(args) {
+        Ok(options) => options,
+        Err(error) if error.kind() == ErrorKind::UnknownArgument => short_form(args).ok_or(error)?,
+        Err(error) => return Err(error),
+    };
+    require(&options)?;
+    Ok(options)
+}
+
+/// The options of the short form, or `None` if these arguments are not of that form.
+fn short_form(args: &[OsString]) -> Option<Options> {
+    let ShortForm { mut options, positionals } = ShortForm::try_parse_from(args).ok()?;
+    let [socket_path, url] = <[String; 2]>::try_from(positionals).ok()?;
+    let said_twice =
+        options.socket_path.is_some() || options.socket.is_some() || options.fd.is_some() || options.backend.is_some();
+    if said_twice || !url.contains(":/") {
+        return None;
+    }
+    options.socket_path = Some(socket_path);
+    options.backend = Some(url);
+    Some(options)
+}
+
+/// Refuses a line that names no share or no socket, in the words of clap's own check. It cannot be clap's, whose
+/// check would not know of the short form.
+fn require(options: &Options) -> Result<(), clap::Error> {
+    if options.print_capabilities {
+        return Ok(());
+    }
+    let mut missing = Vec::new();
+    if options.shared_dir.is_none() && options.compat_options.is_none() && options.backend.is_none() {
+        missing.push("--shared-dir <SHARED_DIR>");
+    }
+    if options.socket.is_none() && options.socket_path.is_none() && options.fd.is_none() {
+        missing.extend(["--socket <SOCKET>", "--socket-path <SOCKET_PATH>", "--fd <FD>"]);
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut command = Options::command();
+    let mut error = clap::Error::new(ErrorKind::MissingRequiredArgument).with_cmd(&command);
+    let missing = missing.into_iter().map(String::from).collect();
+    error.insert(ContextKind::InvalidArg, ContextValue::Strings(missing));
+    error.insert(ContextKind::Usage, ContextValue::StyledStr(command.render_usage()));
+    Err(error)
+}
+
+/// Whether `arg` is an option whose value is the next argument, as `--tag` is and `--tag=x` or `--xattr` is not.
+pub fn takes_value(arg: &OsStr) -> bool {
+    let Some(arg) = arg.to_str() else { return false };
+    Options::command().get_arguments().filter(|known| known.get_action().takes_values()).any(|known| {
+        if known.is_require_equals_set() {
+            return false;
+        }
+        let long = arg.strip_prefix("--").is_some_and(|name| known.get_long() == Some(name));
+        let mut short = arg.strip_prefix('-').into_iter().flat_map(str::chars);
+        long || (!arg.starts_with("--") && known.get_short().is_some() && known.get_short() == short.next_back())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, String> {
+        let args: Vec<OsString> = std::iter::once("ovfs").chain(line.split_whitespace()).map(OsString::from).collect();
+        read(&args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn short_form_takes_exactly_a_socket_and_a_url() {
+        let options = parse("run/s s3://bucket/p?region=r --readonly --tag t").unwrap();
+        assert_eq!(options.socket_path.as_deref(), Some("run/s"));
+        assert_eq!(options.backend.as_deref(), Some("s3://bucket/p?region=r"));
+        assert!(options.readonly);
+        assert!(parse("--tag t run/s memory:///").is_ok());
+        for line in [
+            "extra --shared-dir d --socket-path s",
+            "extra more --shared-dir d --socket-path s",
+            "extra fs:/more and",
+            "extra fs:/x --socket-path s",
+            "extra fs:/x --backend fs:/y",
+            "extra fs:/x --fd 3",
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.starts_with("error: unexpected argument 'extra' found\n"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn missing_arguments_are_listed_in_order() {
+        let all =
+            "--shared-dir <SHARED_DIR>\n  --socket <SOCKET>\n  --socket-path <SOCKET_PATH>\n  --fd <FD>\n\nUsage: ";
+        let error = parse("--xattr").unwrap_err();
+        assert!(error.contains("the following required arguments were not provided:\n  "), "{error}");
+        assert!(error.contains(all), "{error}");
+        assert!(!parse("--shared-dir d").unwrap_err().contains("--shared-dir <SHARED_DIR>\n  --socket"));
+        assert!(parse("--socket-path s").unwrap_err().contains("--shared-dir <SHARED_DIR>\n\n"));
+        for line in ["--print-capabilities", "--socket-path s -o xattr", "--backend fs:/x --fd 3"] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn takes_value_knows_which_options_do() {
+        for (arg, expected) in [
+            ("--shared-dir", true),
+            ("--backend", true),
+            ("-o", true),
+            ("-do", true),
+            ("--xattr", false),
+            ("--posix-acl", false),
+            ("--tag=x", false),
+            ("-d", false),
+            ("sock", false),
+        ] {
+            assert_eq!(takes_value(OsStr::new(arg)), expected, "{arg}");
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! The requests of one vring, from pop to publish, on one thread.
+//!
+//! Each request is a future. It is polled at once: what the caches can answer is ready then and is published with its
+//! batch. What waits keeps its slot here; a waker puts the slot's number on a list and writes an eventfd in the same
+//! epoll loop that hears the guest's kicks. So hundreds of requests wait at the cost of one thread, and a wake-up's
+//! completions share one used-ring update.
+//!
+//! With a thread pool the futures run there instead and publish from its threads.
+//!
+//! Slots, their wakers and their chains are used again: a request that is ready at once allocates nothing here.
+//!
+//! Invariants
+//! (1) A slot's future is dropped before its completion is published: nothing touches guest memory that the guest got
+//!     back.
+//! (2) At most [`IN_FLIGHT_MAX`] requests of a vring are in flight; the rest stay in the ring.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures::FutureExt;
+use futures::executor::ThreadPool;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+
+use super::event::Event;
+use super::message::{Chain, GuestSink, GuestSource};
+use super::queue::{Accepted, BATCH, Completion, Left, Ring};
+use crate::fs::Errno;
+
+/// Requests of one vring that may wait at the same time; what a guest offers beyond stays in the ring.
+pub(super) const IN_FLIGHT_MAX: usize = 1024;
+
+/// Slots and chains kept for the next request; those of a burst beyond are freed.
+const SPARE_MAX: usize = 64;
+
+/// Batches handled before the worker looks at its epoll events again.
+const BATCHES_PER_TURN: usize = 16;
+
+/// Epoll data of the two descriptors that a worker hears.
+const KICK: u64 = 0;
+const WAKE: u64 = 1;
+
+/// The slots whose futures can go on, and the event that says so.
+pub(super) struct Wakes {
+    list: Mutex<Vec<usize>>,
+    event: Event,
+    /// The worker leaves requests in the ring until one of those in flight ends.
+    full: AtomicBool,
+    exit: AtomicBool,
+}
+
+impl Wakes {
+    fn new() -> io::Result<Wakes> {
+        Ok(Wakes {
+            list: Mutex::default(),
+            event: Event::new()?,
+            full: AtomicBool::new(false),
+            exit: AtomicBool::new(false),
+        })
+    }
+
+    /// Makes the worker look at its ring.
+    pub(super) fn poke(&self) {
+        self.event.raise();
+    }
+
+    fn push(&self, slot: usize) {
+        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        list.push(slot);
+        if list.len() == 1 {
+            self.event.raise();
+        }
+    }
+
+    fn take(&self, into: &mut Vec<usize>) {
+        std::mem::swap(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner), into);
+    }
+}
+
+struct SlotWaker {
+    slot: usize,
+    listed: AtomicBool,
+    wakes: Arc<Wakes>,
+}
+
+impl Wake for SlotWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.listed.swap(true, Ordering::AcqRel) {
+            self.wakes.push(self.slot);
+        }
+    }
+}
+
+/// Room for one request. The box outlives its futures, so that the next one costs no allocation.
+struct Slot<F> {
+    future: Option<Pin<Box<Option<F>>>>,
+    request: Option<(u16, Arc<Chain>)>,
+    waker: Waker,
+    wake: Arc<SlotWaker>,
+}
+
+struct Slots<F> {
+    slots: Vec<Slot<F>>,
+    free: Vec<usize>,
+    wakes: Arc<Wakes>,
+    /// Chains of finished requests.
+    spare: Vec<Arc<Chain>>,
+}
+
+/// What a poll came to.
+enum Polled {
+    Pending,
+    Done(Completion),
+    /// The request panicked: what to complete it with.
+    Panicked(Completion),
+}
+
+impl<F: Future<Output = u32>> Slots<F> {
+    fn new(wakes: Arc<Wakes>) -> Slots<F> {
+        Slots { slots: Vec::new(), free: Vec::new(), wakes, spare: Vec::new() }
+    }
+
+    /// Requests that wait.
+    fn busy(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Starts a request: its future made, put into a slot and polled once.
+    fn start(&mut self, head: u16, chain: Arc<Chain>, make: impl FnOnce() -> F) -> Polled {
+        let index = self.free.pop().unwrap_or_else(|| {
+            let wake = Arc::new(SlotWaker {
+                slot: self.slots.len(),
+                listed: AtomicBool::new(false),
+                wakes: self.wakes.clone(),
+            });
+            self.slots.push(Slot { future: None, request: None, waker: Waker::from(wake.clone()), wake });
+            self.slots.len() - 1
+        });
+        let Some(slot) = self.slots.get_mut(index) else { return Polled::Done((head, chain.refuse(Errno::EIO))) };
+        slot.request = Some((head, chain));
+        let made = catch_unwind(AssertUnwindSafe(|| match &mut slot.future {
+            Some(place) => place.as_mut().set(Some(make())),
+            None => slot.future = Some(Box::pin(Some(make()))),
+        }));
+        match made {
+            Ok(()) => self.poll(index).unwrap_or(Polled::Pending),
+            Err(_) => self.end(index, Err(())).unwrap_or(Polled::Pending),
+        }
+    }
+
+    /// Polls a slot. `None`: it is empty, the wake-up came late.
+    fn poll(&mut self, index: usize) -> Option<Polled> {
+        let slot = self.slots.get_mut(index)?;
+        slot.wake.listed.store(false, Ordering::Release);
+        let future = slot.future.as_mut()?.as_mut().as_pin_mut()?;
+        let waker = &slot.waker;
+        match catch_unwind(AssertUnwindSafe(|| future.poll(&mut Context::from_waker(waker)))) {
+            Ok(Poll::Pending) => Some(Polled::Pending),
+            Ok(Poll::Ready(len)) => self.end(index, Ok(len)),
+            Err(_) => self.end(index, Err(())),
+        }
+    }
+
+    /// Drops a slot's future (invariant 1) and frees the slot.
+    fn end(&mut self, index: usize, result: Result<u32, ()>) -> Option<Polled> {
+        let slot = self.slots.get_mut(index)?;
+        let (head, mut chain) = slot.request.take()?;
+        if let Some(place) = &mut slot.future {
+            // A destructor of a request that panicked may panic again.
+            if catch_unwind(AssertUnwindSafe(|| place.as_mut().set(None))).is_err() {
+                slot.future = None;
+            }
+        }
+        if self.free.len() >= SPARE_MAX {
+            slot.future = None;
+        }
+        self.free.push(index);
+        let polled = match result {
+            Ok(len) => Polled::Done((head, clamp(len, &chain))),
+            Err(()) => Polled::Panicked((head, chain.refuse(Errno::EIO))),
+        };
+        if self.spare.len() < SPARE_MAX
+            && let Some(unused) = Arc::get_mut(&mut chain)
+        {
+            unused.clear();
+            self.spare.push(chain);
+        }
+        Some(polled)
+    }
+}
+
+/// A used length that is no more than the guest offered room for.
+fn clamp(len: u32, chain: &Chain) -> u32 {
+    len.min(u32::try_from(chain.writable_len()).unwrap_or(u32::MAX))
+}
+
+/// The thread of one vring.
+pub(super) struct Worker<F, M> {
+    ring: Arc<Ring>,
+    epoll: Arc<Epoll>,
+    wakes: Arc<Wakes>,
+    slots: Slots<F>,
+    make: M,
+    pool: Option<ThreadPool>,
+    batch: Vec<Accepted>,
+    done: Vec<Completion>,
+    woken: Vec<usize>,
+}
+
+/// The outside of a worker: what the control messages need of it.
+pub(super) struct Lane {
+    epoll: Arc<Epoll>,
+    wakes: Arc<Wakes>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    registered: Option<Arc<File>>,
+}
+
+impl<F, M> Worker<F, M>
+where
+    F: Future<Output = u32> + Send + 'static,
+    M: Fn(GuestSource, GuestSink) -> F + Send + 'static,
+{
+    /// A worker for `ring`; `make` starts a request, on `pool` if there is one.
+    ///
+    /// # Errors
+    /// When the process is out of descriptors.
+    pub(super) fn new(ring: Arc<Ring>, pool: Option<ThreadPool>, make: M) -> io::Result<Worker<F, M>> {
+        let epoll = Arc::new(Epoll::new()?);
+        let wakes = Arc::new(Wakes::new()?);
+        epoll.ctl(ControlOperation::Add, wakes.event.as_raw_fd(), EpollEvent::new(EventSet::IN, WAKE))?;
+        Ok(Worker {
+            ring,
+            epoll,
+            slots: Slots::new(wakes.clone()),
+            wakes,
+            make,
+            pool,
+            batch: Vec::with_capacity(BATCH),
+            done: Vec::with_capacity(BATCH),
+            woken: Vec::new(),
+        })
+    }
+
+    /// Starts the worker's thread; returns once the thread has its own working directory and umask.
+    ///
+    /// # Errors
+    /// When no thread can be made, or unshare(CLONE_FS) is refused.
+    pub(super) fn spawn(mut self) -> io::Result<Lane> {
+        let (epoll, wakes) = (self.epoll.clone(), self.wakes.clone());
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("vring_worker".to_owned()).spawn(move || {
+            let unshared = super::unshare_fs();
+            let go_on = unshared.is_ok();
+            if ready.send(unshared).is_ok() && go_on {
+                self.run();
+            }
+        })?;
+        started.recv().map_err(io::Error::other)??;
+        Ok(Lane { epoll, wakes, thread: Some(thread), registered: None })
+    }
+
+    fn run(&mut self) {
+        let mut events = [EpollEvent::default(); 4];
+        loop {
+            let count = match self.epoll.wait(-1, &mut events) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    log::error!("Virtqueue {}: epoll failed: {error}", self.ring.index());
+                    return;
+                }
+            };
+            for event in events.iter().take(count) {
+                match event.data() {
+                    KICK => self.take_kick(),
+                    _ => self.wakes.event.clear(),
+                }
+            }
+            if self.wakes.exit.load(Ordering::Acquire) {
+                return;
+            }
+            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
+                self.ring.fail();
+            }
+        }
+    }
+
+    /// Consumes a kick. A descriptor that cannot be read is not listened to any more, or it would be reported for ever.
+    fn take_kick(&self) {
+        let Some(kick) = self.ring.kick() else { return };
+        let mut count = [0; 8];
+        match (&*kick).read(&mut count) {
+            Ok(n) if n > 0 => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            failed => {
+                log::error!("Virtqueue {}: the kick descriptor is unusable: {failed:?}", self.ring.index());
+                _ = self.epoll.ctl(ControlOperation::Delete, kick.as_raw_fd(), EpollEvent::default());
+            }
+        }
+    }
+
+    /// Goes on with what was woken, takes what the ring has, publishes what is done.
+    fn turn(&mut self) {
+        for _ in 0..BATCHES_PER_TURN {
+            self.poll_woken();
+            let room = IN_FLIGHT_MAX.saturating_sub(self.waiting()).min(BATCH);
+            let left = self.ring.pop(room, &mut self.slots.spare, &mut self.batch);
+            self.start_batch();
+            self.ring.publish(&mut self.done);
+            if left == Left::Nothing {
+                return;
+            }
+            if room == 0 {
+                // Say so first, look again then: an end in between must not be missed.
+                self.wakes.full.store(true, Ordering::SeqCst);
+                if self.waiting() >= IN_FLIGHT_MAX {
+                    return;
+                }
+                self.wakes.full.store(false, Ordering::SeqCst);
+            }
+        }
+        self.wakes.poke();
+    }
+
+    fn waiting(&self) -> usize {
+        if self.pool.is_some() { self.ring.in_flight().count() } else { self.slots.busy() }
+    }
+
+    /// Polls every slot on the wake list and publishes what came of it.
+    fn poll_woken(&mut self) {
+        self.wakes.take(&mut self.woken);
+        for index in self.woken.drain(..) {
+            match self.slots.poll(index) {
+                None | Some(Polled::Pending) => {}
+                Some(Polled::Done(completion)) => self.done.push(completion),
+                Some(Polled::Panicked(completion)) => {
+                    self.ring.log_panic();
+                    self.done.push(completion);
+                }
+            }
+        }
+        self.ring.publish(&mut self.done);
+    }
+
+    fn start_batch(&mut self) {
+        for Accepted { head, chain, fault } in self.batch.drain(..) {
+            if let Some(fault) = fault {
+                self.done.push((head, chain.refuse_fault(fault)));
+                continue;
+            }
+            let (source, sink) = (GuestSource::new(chain.clone()), GuestSink::new(chain.clone()));
+            if let Some(pool) = &self.pool {
+                match catch_unwind(AssertUnwindSafe(|| (self.make)(source, sink))) {
+                    Ok(future) => {
+                        pool.spawn_ok(run_on_pool(self.ring.clone(), self.wakes.clone(), head, chain, future));
+                    }
+                    Err(_) => self.done.push((head, chain.refuse(Errno::EIO))),
+                }
+                continue;
+            }
+            match self.slots.start(head, chain, || (self.make)(source, sink)) {
+                Polled::Pending => {}
+                Polled::Done(completion) => self.done.push(completion),
+                Polled::Panicked(completion) => {
+                    self.ring.log_panic();
+                    self.done.push(completion);
+                }
+            }
+        }
+    }
+}
+
+/// Runs one request to its end on a pool thread and publishes it from there.
+async fn run_on_pool<F: Future<Output = u32>>(
+    ring: Arc<Ring>,
+    wakes: Arc<Wakes>,
+    head: u16,
+    chain: Arc<Chain>,
+    future: F,
+) {
+    let len = match AssertUnwindSafe(future).catch_unwind().await {
+        Ok(len) => clamp(len, &chain),
+        Err(_) => {
+            ring.log_panic();
+            chain.refuse(Errno::EIO)
+        }
+    };
+    drop(chain);
+    ring.publish(&mut vec![(head, len)]);
+    if wakes.full.swap(false, Ordering::SeqCst) {
+        wakes.poke();
+    }
+}
+
+impl Lane {
+    /// Listens to `kick`, in place of what was listened to before, and has the worker look at the ring once.
+    ///
+    /// # Errors
+    /// When epoll refuses the descriptor.
+    pub(super) fn listen(&mut self, kick: Arc<File>) -> io::Result<()> {
+        if !self.registered.as_ref().is_some_and(|registered| Arc::ptr_eq(registered, &kick)) {
+            self.unlisten();
+            self.epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), EpollEvent::new(EventSet::IN, KICK))?;
+            self.registered = Some(kick);
+        }
+        self.wakes.poke();
+        Ok(())
+    }
+
+    /// Listens to no kick any more.
+    pub(super) fn unlisten(&mut self) {
+        if let Some(kick) = self.registered.take() {
+            // The worker may have given up on the descriptor before.
+            _ = self.epoll.ctl(ControlOperation::Delete, kick.as_raw_fd(), EpollEvent::default());
+        }
+    }
+
+    /// Ends the worker's thread. With `wait`, until it is gone.
+    pub(super) fn end(&mut self, wait: bool) {
+        self.unlisten();
+        self.wakes.exit.store(true, Ordering::Release);
+        self.wakes.poke();
+        if let Some(thread) = self.thread.take()
+            && wait
+            && thread.join().is_err()
+        {
+            log::error!("A queue worker panicked");
+        }
+    }
+}

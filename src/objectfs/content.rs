@@ -1,0 +1,438 @@
+//! The bytes of one file: what the store holds, what is being uploaded, what is dirty, laid over each other.
+//!
+//! Pure state, no I/O. Reading asks [`Content::at`] layer by layer; writing goes through [`Content::store`] and
+//! [`Content::add`]; an upload is [`Content::begin_upload`], a compose elsewhere, then [`Content::commit`] or [`Content::roll_back`].
+//!
+//! Invariants
+//! (1) Bytes from `size` on do not exist: neither layer shows any there.
+//! (2) The base shows its first `base_len` bytes only; between the layers and beyond it are zeros.
+//! (3) What is being uploaded (`uploading`) is never written; at most one upload is under way.
+//! (4) `lineage` changes when somebody else's version takes the place of the base, and only then.
+
+use crate::cache::extents::Step;
+use crate::cache::{Block, ContentId, Extent, Extents};
+use crate::fs::Source;
+use crate::store::{Segment, Version};
+
+/// Where a byte of the file comes from.
+#[derive(Debug)]
+pub enum Layer {
+    /// From memory: at most the length asked for.
+    Memory(Extent),
+    /// From the base object: this many bytes at the same offset.
+    Base(usize),
+    /// Zeros: this many.
+    Zero(usize),
+}
+
+/// The object in the store that a file lies over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseObject {
+    /// Its version.
+    pub version: Version,
+    /// Key of its blocks in the clean cache.
+    pub id: ContentId,
+}
+
+/// An upload under way: what the new object is made of.
+#[derive(Debug)]
+pub struct Upload {
+    /// The pieces, in order.
+    pub segments: Vec<Segment>,
+    /// Length of the new object in bytes.
+    pub size: u64,
+    /// The version that [`Segment::Copy`] pieces come from.
+    pub base: Option<Version>,
+    /// Owns the memory that the pieces name.
+    pub keep: Extents,
+}
+
+/// The bytes of one file.
+#[derive(Debug, Default)]
+pub struct Content {
+    size: u64,
+    base: Option<BaseObject>,
+    base_len: u64,
+    dirty: Extents,
+    uploading: Option<Uploading>,
+    /// Something differs from what the store has (or will have, once the upload under way is done).
+    changed: bool,
+    lineage: u64,
+}
+
+#[derive(Debug)]
+struct Uploading {
+    extents: Extents,
+    /// How much of the object being uploaded is still visible: truncation lowers it.
+    visible: u64,
+    base_len: u64,
+}
+
+impl Content {
+    /// A new, empty file that the store does not have yet.
+    pub fn new_local() -> Content {
+        Content { changed: true, ..Content::default() }
+    }
+
+    /// A file that is as the store has it.
+    pub fn of_store(version: Version, id: ContentId) -> Content {
+        let size = version.size;
+        Content { size, base: Some(BaseObject { version, id }), base_len: size, ..Content::default() }
+    }
+
+    /// Length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Whether the store lacks something of this file.
+    pub fn is_dirty(&self) -> bool {
+        self.changed || self.uploading.is_some()
+    }
+
+    /// The object in the store, if there is one.
+    pub fn base(&self) -> Option<&BaseObject> {
+        self.base.as_ref()
+    }
+
+    /// Changes when another program's version takes over.
+    pub fn lineage(&self) -> u64 {
+        self.lineage
+    }
+
+    /// How many dirty runs there are.
+    pub fn extents(&self) -> usize {
+        self.dirty.count()
+    }
+
+    /// Whether a read or an upload still needs bytes of the base object.
+    pub fn needs_base(&self) -> bool {
+        self.base_len > 0
+    }
+
+    /// Another program's version takes over. Only for files that are not dirty.
+    pub fn replace(&mut self, version: Version, id: ContentId) {
+        let lineage = self.lineage + 1;
+        *self = Content::of_store(version, id);
+        self.lineage = lineage;
+    }
+
+    /// The base is the same bytes under another version: it was copied or renamed inside the store.
+    pub fn rebase(&mut self, version: Version) {
+        if let Some(base) = &mut self.base {
+            base.version = version;
+        }
+    }
+
+    /// The object in the store is gone, by our doing; what the file shows of it must be in memory already or is lost.
+    pub fn forget_base(&mut self) {
+        self.base = None;
+        self.base_len = 0;
+        self.changed = true;
+    }
+
+    /// Where the byte at `offset` comes from, for at most `len` bytes; `None` at the end of the file.
+    pub fn at(&self, offset: u64, len: usize) -> Option<Layer> {
+        let left = self.size.checked_sub(offset).filter(|&left| left > 0)?;
+        let len = usize::try_from(left).unwrap_or(usize::MAX).min(len);
+        let gap = match self.dirty.at(offset, len) {
+            Ok(extent) => return Some(Layer::Memory(extent)),
+            Err(gap) => gap,
+        };
+        let (gap, base_len) = match &self.uploading {
+            Some(up) if offset < up.visible => {
+                let gap = gap.min(usize::try_from(up.visible - offset).unwrap_or(usize::MAX));
+                match up.extents.at(offset, gap) {
+                    Ok(extent) => return Some(Layer::Memory(extent)),
+                    Err(gap) => (gap, up.base_len.min(up.visible)),
+                }
+            }
+            Some(_) => return Some(Layer::Zero(gap)),
+            None => (gap, self.base_len),
+        };
+        if offset < base_len {
+            Some(Layer::Base(gap.min(usize::try_from(base_len - offset).unwrap_or(usize::MAX))))
+        } else {
+            Some(Layer::Zero(gap))
+        }
+    }
+
+    /// Stores the next bytes of a write; see [`Extents::store`].
+    ///
+    /// # Errors
+    /// When `data` is too short or the guest's memory is gone.
+    pub fn store(&mut self, offset: u64, len: usize, data: &mut impl Source) -> std::io::Result<Step> {
+        let step = self.dirty.store(offset, len, data)?;
+        if let Step::Stored(n) = step {
+            self.wrote(offset, n);
+        }
+        Ok(step)
+    }
+
+    /// Adds a run for the next bytes of a write; see [`Extents::add`].
+    ///
+    /// # Errors
+    /// When `data` is too short or the guest's memory is gone.
+    pub fn add(&mut self, offset: u64, len: usize, block: Block, data: &mut impl Source) -> std::io::Result<usize> {
+        let len = match self.dirty.at(offset, len.min(block.capacity())) {
+            Ok(under) => under.len,
+            Err(gap) => gap,
+        };
+        self.dirty.add(offset, len, block, data)?;
+        self.wrote(offset, len);
+        Ok(len)
+    }
+
+    fn wrote(&mut self, offset: u64, len: usize) {
+        self.size = self.size.max(offset + len as u64);
+        self.changed = true;
+    }
+
+    /// Puts bytes of the base into memory, without changing what the file shows. For files whose object is about to go.
+    pub fn keep(&mut self, offset: u64, block: Block, len: usize) {
+        let len = len.min(usize::try_from(self.base_len.saturating_sub(offset)).unwrap_or(usize::MAX));
+        block.mark_dirty();
+        let mut kept = Extents::new();
+        kept.insert(offset, Extent { block: std::sync::Arc::new(block), start: 0, len });
+        self.dirty.underlay(&kept);
+    }
+
+    /// Sets the length; what is cut off is gone, what is added reads as zeros.
+    pub fn truncate(&mut self, size: u64) {
+        if size < self.size {
+            self.dirty.cut(size, u64::MAX);
+            self.base_len = self.base_len.min(size);
+            if let Some(up) = &mut self.uploading {
+                up.visible = up.visible.min(size);
+            }
+        }
+        if size != self.size || (size == 0 && self.base.is_some()) {
+            self.changed = true;
+        }
+        self.size = size;
+    }
+
+    /// Makes `from..to` zeros, within the file.
+    pub fn zero(&mut self, from: u64, to: u64, block_of_zeros: impl FnMut(usize) -> Option<Block>) -> bool {
+        let mut take = block_of_zeros;
+        let to = to.min(self.size);
+        let mut at = from;
+        while at < to {
+            let len = usize::try_from(to - at).unwrap_or(usize::MAX).min(crate::cache::extents::EXTENT_BLOCK_MAX);
+            let Some(mut block) = take(len) else { return false };
+            block.zero(0, len);
+            block.mark_dirty();
+            self.dirty.insert(at, Extent { block: std::sync::Arc::new(block), start: 0, len });
+            self.changed = true;
+            at += len as u64;
+        }
+        true
+    }
+
+    /// Freezes what is dirty and says what the new object is made of. `None`: nothing to upload, or an upload is under way.
+    pub fn begin_upload(&mut self) -> Option<Upload> {
+        if !self.changed || self.uploading.is_some() {
+            return None;
+        }
+        let mut segments = Vec::new();
+        let mut offset = 0;
+        while let Some(layer) = self.at(offset, usize::MAX) {
+            let len = match layer {
+                Layer::Memory(extent) => {
+                    segments.push(Segment::Data(extent.block.slice(extent.start, extent.len)));
+                    extent.len as u64
+                }
+                Layer::Base(len) => {
+                    segments.push(Segment::Copy { offset, len: len as u64 });
+                    len as u64
+                }
+                Layer::Zero(len) => {
+                    segments.push(Segment::Zero { len: len as u64 });
+                    len as u64
+                }
+            };
+            offset += len;
+        }
+        let uses_base = segments.iter().any(|s| matches!(s, Segment::Copy { .. }));
+        let base = self.base.as_ref().filter(|_| uses_base).map(|b| b.version.clone());
+        let extents = std::mem::take(&mut self.dirty);
+        let keep = extents.clone();
+        self.uploading = Some(Uploading { extents, visible: self.size, base_len: self.base_len });
+        self.changed = false;
+        Some(Upload { segments, size: self.size, base, keep })
+    }
+
+    /// The upload is in the store as `version`. Returns the run that holds the whole object, if one does: it may go
+    /// into the clean cache.
+    pub fn commit(&mut self, version: Version, id: ContentId) -> Option<Extent> {
+        let up = self.uploading.take()?;
+        let size = version.size;
+        self.base_len = up.visible.min(size);
+        self.base = Some(BaseObject { version, id });
+        match up.extents.at(0, usize::try_from(size).ok()?) {
+            Ok(whole) if whole.len as u64 == size && whole.start == 0 => Some(whole),
+            _ => None,
+        }
+    }
+
+    /// The upload failed: what was being uploaded is dirty again, under what was written since.
+    pub fn roll_back(&mut self) {
+        if let Some(mut up) = self.uploading.take() {
+            up.extents.cut(up.visible, u64::MAX);
+            self.dirty.underlay(&up.extents);
+            self.base_len = up.base_len.min(up.visible);
+            self.changed = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Blocks;
+    use crate::store::Pool;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    struct Bytes<'a>(&'a [u8]);
+
+    impl Source for Bytes<'_> {
+        fn remaining(&self) -> usize {
+            self.0.len()
+        }
+        fn take(&mut self, buf: &mut [u8]) -> std::io::Result<()> {
+            let (head, tail) = self.0.split_at_checked(buf.len()).ok_or(std::io::ErrorKind::UnexpectedEof)?;
+            buf.copy_from_slice(head);
+            self.0 = tail;
+            Ok(())
+        }
+        fn take_to_file(&mut self, _: &std::fs::File, _: usize, _: u64, _: i32) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    /// A content with the object that the store would hold.
+    struct Model {
+        pool: Arc<Pool>,
+        blocks: Arc<Blocks>,
+        content: Content,
+        object: Vec<u8>,
+        etag: u64,
+    }
+
+    impl Model {
+        fn read(&self) -> Vec<u8> {
+            let mut out = Vec::new();
+            while let Some(layer) = self.content.at(out.len() as u64, usize::MAX) {
+                match layer {
+                    Layer::Memory(e) => out.extend_from_slice(e.block.bytes(e.start, e.len)),
+                    Layer::Base(len) => out.extend_from_slice(&self.object[out.len()..out.len() + len]),
+                    Layer::Zero(len) => out.resize(out.len() + len, 0),
+                }
+            }
+            out
+        }
+
+        fn write(&mut self, offset: u64, data: &[u8]) {
+            let mut source = Bytes(data);
+            let mut done = 0;
+            while done < data.len() {
+                let at = offset + done as u64;
+                match self.content.store(at, data.len() - done, &mut source).expect("store") {
+                    Step::Stored(n) => done += n,
+                    Step::NeedBlock { len, block_len } => {
+                        let block = self.blocks.take(block_len).expect("room");
+                        done += self.content.add(at, len, block, &mut source).expect("add");
+                    }
+                }
+            }
+        }
+
+        fn compose(&self, upload: &Upload) -> Vec<u8> {
+            let mut new = Vec::new();
+            for segment in &upload.segments {
+                match *segment {
+                    Segment::Copy { offset, len } => {
+                        new.extend_from_slice(&self.object[offset as usize..(offset + len) as usize]);
+                    }
+                    Segment::Data(slice) => {
+                        let mut bytes = vec![0; slice.len as usize];
+                        assert!(self.pool.read(slice.offset, &mut bytes));
+                        new.extend_from_slice(&bytes);
+                    }
+                    Segment::Zero { len } => new.resize(new.len() + len as usize, 0),
+                }
+            }
+            assert_eq!(new.len() as u64, upload.size);
+            new
+        }
+
+        fn version(&self) -> Version {
+            Version { etag: Some(self.etag.to_string()), size: self.object.len() as u64, mtime_ns: None }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_file_reads_as_written_whatever_uploads_do(
+            steps in prop::collection::vec((0u8..7, 0u64..20_000, 1usize..6_000, any::<u8>()), 1..80),
+        ) {
+            let pool = Arc::new(Pool::new(64 << 20).expect("memfd"));
+            let blocks = Blocks::new(Arc::clone(&pool));
+            let mut m = Model { pool, blocks, content: Content::new_local(), object: Vec::new(), etag: 0 };
+            let mut expect: Vec<u8> = Vec::new();
+            let mut upload: Option<Vec<u8>> = None;
+            for (what, offset, len, byte) in steps {
+                match what {
+                    0..=2 => {
+                        let data: Vec<u8> = (0..len).map(|i| byte.wrapping_add(i as u8)).collect();
+                        m.write(offset, &data);
+                        let end = offset as usize + len;
+                        if expect.len() < end {
+                            expect.resize(end, 0);
+                        }
+                        expect[offset as usize..end].copy_from_slice(&data);
+                    }
+                    3 => {
+                        m.content.truncate(offset);
+                        expect.resize(offset as usize, 0);
+                    }
+                    4 => {
+                        if let Some(up) = m.content.begin_upload() {
+                            prop_assert!(upload.is_none());
+                            let new = m.compose(&up);
+                            prop_assert_eq!(&new, &expect);
+                            upload = Some(new);
+                        }
+                    }
+                    5 => {
+                        if let Some(new) = upload.take() {
+                            m.object = new;
+                            m.etag += 1;
+                            let version = m.version();
+                            m.content.commit(version, ContentId(m.etag));
+                        }
+                    }
+                    _ => {
+                        if upload.take().is_some() {
+                            m.content.roll_back();
+                        }
+                    }
+                }
+                prop_assert_eq!(m.content.size(), expect.len() as u64);
+                prop_assert_eq!(m.read(), expect.clone());
+            }
+            // Whatever happened, one more upload makes the object equal to the file.
+            if upload.take().is_some() {
+                m.content.roll_back();
+            }
+            if let Some(up) = m.content.begin_upload() {
+                m.object = m.compose(&up);
+                m.content.commit(m.version(), ContentId(0));
+            }
+            prop_assert!(!m.content.is_dirty());
+            prop_assert_eq!(m.read(), expect.clone());
+            prop_assert_eq!(&m.object, &expect);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What all operations share: the tree, the handles, the memory, the store.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures::executor::{ThreadPool, ThreadPoolBuilder};
+
+use super::handles::Handles;
+use super::inode::{Inode, now_ns};
+use super::remote::Remote;
+use super::tree::{HIDDEN_PREFIX, Tree};
+use crate::cache::{Blocks, CleanCache};
+use crate::fs::{Attr, Entry, Errno, NodeId, Result};
+use crate::store::path::check_name;
+use crate::store::{Capabilities, Kind, Pool, Store};
+
+/// Length of a clean block in bytes: what one GET of a cold read fetches.
+pub const READ_BLOCK: u64 = 1 << 20;
+
+/// How the guest may cache, by `--cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CachePolicy {
+    /// Nothing is trusted; files bypass the guest's page cache.
+    Never,
+    /// A second for names and attributes.
+    Auto,
+    /// A day for names and attributes; files bypass the guest's page cache.
+    Metadata,
+    /// A day for everything.
+    Always,
+}
+
+/// Settings of an object file system.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How the guest may cache.
+    pub cache: CachePolicy,
+    /// READDIRPLUS is offered.
+    pub readdirplus: bool,
+    /// The guest may collect writes in its page cache.
+    pub writeback: bool,
+    /// Files that bypass the page cache may be mapped shared.
+    pub allow_mmap: bool,
+    /// FUSE_HANDLE_KILLPRIV_V2 is offered.
+    pub killpriv_v2: bool,
+    /// Owner of everything.
+    pub uid: u32,
+    /// Group of everything.
+    pub gid: u32,
+    /// Permission bits of files.
+    pub file_mode: u32,
+    /// Permission bits of directories.
+    pub dir_mode: u32,
+    /// Most inodes the guest may know at once.
+    pub inodes_max: usize,
+    /// Most open files, and most open directories.
+    pub handles_max: usize,
+}
+
+impl Config {
+    /// How long names and attributes may be trusted.
+    pub fn timeout(&self) -> Duration {
+        match self.cache {
+            CachePolicy::Never => Duration::ZERO,
+            CachePolicy::Auto => Duration::from_secs(1),
+            CachePolicy::Metadata | CachePolicy::Always => Duration::from_secs(86_400),
+        }
+    }
+}
+
+/// What all operations share.
+pub struct Core<S> {
+    pub(super) config: Config,
+    pub(super) remote: Remote<S>,
+    pub(super) capabilities: Capabilities,
+    pub(super) blocks: Arc<Blocks>,
+    pub(super) clean: CleanCache,
+    /// Held for reading by what depends on the path of a file staying as it is, for writing by renames.
+    pub(super) renaming: async_lock::RwLock<()>,
+    pub(super) handles: Handles,
+    /// Runs what no request waits for.
+    pub(super) background: ThreadPool,
+    tree: Mutex<Tree>,
+    me: Weak<Core<S>>,
+}
+
+impl<S: Store> Core<S> {
+    /// A file system over `remote`, whose file data lives in `pool`.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn new(
+        config: Config,
+        remote: Remote<S>,
+        capabilities: Capabilities,
+        pool: Arc<Pool>,
+    ) -> std::io::Result<Arc<Core<S>>> {
+        let background = ThreadPoolBuilder::new().pool_size(1).name_prefix("ovfs-background").create()?;
+        Ok(Arc::new_cyclic(|me| Core {
+            config,
+            remote,
+            capabilities,
+            blocks: Blocks::new(pool),
+            clean: CleanCache::new(),
+            renaming: async_lock::RwLock::new(()),
+            handles: Handles::new(config.handles_max),
+            background,
+            tree: Mutex::new(Tree::new(now_ns(), config.inodes_max)),
+            me: Weak::clone(me),
+        }))
+    }
+
+    /// The tree. Locked before any inode's state.
+    pub(super) fn tree(&self) -> MutexGuard<'_, Tree> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` with nobody waiting for it.
+    pub(super) fn spawn<Fut: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Core<S>>) -> Fut) {
+        if let Some(me) = self.me.upgrade() {
+            self.background.spawn_ok(work(me));
+        }
+    }
+
+    /// Most bytes that may be dirty: half the pool, so that reading always finds memory.
+    pub(super) fn dirty_max(&self) -> usize {
+        self.blocks.len() / 2
+    }
+
+    /// Whether an answer of the store asked for at `asked` may still be used.
+    pub(super) fn is_fresh(&self, asked: Option<Instant>) -> bool {
+        let timeout = self.config.timeout();
+        asked.is_some_and(|at| at.elapsed() < timeout)
+    }
+
+    /// A name that is to be created or removed.
+    ///
+    /// # Errors
+    /// EILSEQ: not UTF-8. EINVAL: a name that no key can have, or one of ours.
+    pub(super) fn new_name(name: &[u8]) -> Result<&str> {
+        let name = check_name(name)?;
+        if name.starts_with(HIDDEN_PREFIX) || name.trim() != name {
+            return Err(Errno::EINVAL);
+        }
+        Ok(name)
+    }
+
+    /// A name that is looked up: what no key can have, does not exist.
+    ///
+    /// # Errors
+    /// ENOENT; ENAMETOOLONG.
+    pub(super) fn old_name(name: &[u8]) -> Result<&str> {
+        match Self::new_name(name) {
+            Err(Errno::EILSEQ | Errno::EINVAL) => Err(Errno::ENOENT),
+            other => other,
+        }
+    }
+
+    /// Attributes as the guest sees them.
+    pub(super) fn attr(&self, inode: &Inode) -> Attr {
+        let state = inode.state();
+        let (mode, nlink, size) = match inode.kind {
+            Kind::File => (libc::S_IFREG | self.config.file_mode, u32::from(!state.unlinked), state.content.size()),
+            // One link, not two: "unknown number of subdirectories" to find(1) and others that count.
+            Kind::Dir => (libc::S_IFDIR | self.config.dir_mode, 1, 0),
+        };
+        let (mtime, mtimensec) = split_ns(state.mtime_ns);
+        let (atime, atimensec) = split_ns(state.atime_ns);
+        Attr {
+            ino: inode.id.0,
+            size,
+            blocks: size.div_ceil(512),
+            atime,
+            mtime,
+            ctime: mtime,
+            atimensec,
+            mtimensec,
+            ctimensec: mtimensec,
+            mode,
+            nlink,
+            uid: self.config.uid,
+            gid: self.config.gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+
+    /// The answer that names `inode`; the caller has raised its lookup count.
+    pub(super) fn entry(&self, inode: &Inode) -> Entry {
+        let timeout = self.config.timeout();
+        Entry { nodeid: inode.id, generation: 0, attr: self.attr(inode), entry_timeout: timeout, attr_timeout: timeout }
+    }
+
+    /// The inode behind `nodeid`.
+    ///
+    /// # Errors
+    /// EBADF.
+    pub(super) fn inode(&self, nodeid: NodeId) -> Result<Arc<Inode>> {
+        self.tree().inode(nodeid)
+    }
+}
+
+/// Seconds and nanoseconds of a time in nanoseconds since the epoch.
+fn split_ns(ns: i64) -> (i64, u32) {
+    let nanos = ns.rem_euclid(1_000_000_000);
+    (ns.div_euclid(1_000_000_000), u32::try_from(nanos).unwrap_or(0))
+}
+
+/// The other way round, as far as 64 bits go.
+pub(super) fn join_ns(seconds: i64, nanos: u32) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(nanos))
+}

@@ -1,0 +1,129 @@
+//! Open files and directories, by the number that the guest holds.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::inode::Inode;
+use super::readdir::Listing;
+use crate::fs::{Errno, Handle, NodeId, Result};
+
+/// An open file.
+#[derive(Debug)]
+pub struct OpenFile {
+    /// Which.
+    pub inode: Arc<Inode>,
+    /// Lineage of the bytes when it was opened; another one since then means ESTALE.
+    pub lineage: u64,
+    /// It may be read.
+    pub readable: bool,
+    /// It may be written.
+    pub writable: bool,
+    /// Writes go to the end.
+    pub append: bool,
+    /// First block not read yet by a sequential reader, plus one; 0 before the first read.
+    pub next_block: AtomicU64,
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct OpenDir {
+    /// Which.
+    pub inode: Arc<Inode>,
+    /// Its entries, as far as they were asked for.
+    pub listing: async_lock::Mutex<Listing>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    files: HashMap<Handle, Arc<OpenFile>>,
+    dirs: HashMap<Handle, Arc<OpenDir>>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Handles {
+    tables: Mutex<Tables>,
+    next: AtomicU64,
+    limit: usize,
+}
+
+impl Handles {
+    /// Room for `limit` files and as many directories.
+    pub fn new(limit: usize) -> Handles {
+        Handles { tables: Mutex::default(), next: AtomicU64::new(1), limit }
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn number(&self) -> Handle {
+        Handle(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// ENFILE: too many are open.
+    pub fn open_file(&self, file: OpenFile) -> Result<Handle> {
+        let mut tables = self.tables();
+        if tables.files.len() >= self.limit {
+            return Err(Errno::ENFILE);
+        }
+        let handle = self.number();
+        tables.files.insert(handle, Arc::new(file));
+        Ok(handle)
+    }
+
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// ENFILE: too many are open.
+    pub fn open_dir(&self, dir: OpenDir) -> Result<Handle> {
+        let mut tables = self.tables();
+        if tables.dirs.len() >= self.limit {
+            return Err(Errno::ENFILE);
+        }
+        let handle = self.number();
+        tables.dirs.insert(handle, Arc::new(dir));
+        Ok(handle)
+    }
+
+    /// The open file `handle` of `nodeid`.
+    ///
+    /// # Errors
+    /// EBADF: there is none, or it is of another inode.
+    pub fn file(&self, nodeid: NodeId, handle: Handle) -> Result<Arc<OpenFile>> {
+        let tables = self.tables();
+        let file = tables.files.get(&handle).filter(|file| file.inode.id == nodeid);
+        file.cloned().ok_or(Errno::EBADF)
+    }
+
+    /// The open directory `handle` of `nodeid`.
+    ///
+    /// # Errors
+    /// EBADF: there is none, or it is of another inode.
+    pub fn dir(&self, nodeid: NodeId, handle: Handle) -> Result<Arc<OpenDir>> {
+        let tables = self.tables();
+        let dir = tables.dirs.get(&handle).filter(|dir| dir.inode.id == nodeid);
+        dir.cloned().ok_or(Errno::EBADF)
+    }
+
+    /// Closes a file.
+    pub fn close_file(&self, handle: Handle) {
+        self.tables().files.remove(&handle);
+    }
+
+    /// Closes a directory.
+    pub fn close_dir(&self, handle: Handle) {
+        self.tables().dirs.remove(&handle);
+    }
+
+    /// Closes everything; returns the files that were open.
+    pub fn close_all(&self) -> Vec<Arc<OpenFile>> {
+        let mut tables = self.tables();
+        tables.dirs.clear();
+        tables.files.drain().map(|(_, file)| file).collect()
+    }
+}

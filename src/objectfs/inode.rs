@@ -1,0 +1,209 @@
+//! What stands behind a nodeid: the last word of the store on it, and for files the bytes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::content::Content;
+use crate::cache::ContentId;
+use crate::fs::{Errno, NodeId};
+use crate::store::{Kind, Meta};
+
+/// A file or directory that the guest knows, or whose bytes the store does not have yet.
+#[derive(Debug)]
+pub struct Inode {
+    /// Its number.
+    pub id: NodeId,
+    /// File or directory, for life: a name that changes kind gets another inode.
+    pub kind: Kind,
+    /// Uploads of this file, one at a time.
+    pub upload: async_lock::Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// What changes of an inode. Never locked across an await; taken after the tree's lock, never before it.
+#[derive(Debug)]
+pub struct State {
+    /// ETag as the store last said it.
+    pub etag: Option<String>,
+    /// Whether a directory has a marker of its own, as far as known.
+    pub marker: Option<bool>,
+    /// When the store was last asked, if its answer may still be used.
+    pub asked: Option<Instant>,
+    /// Answers to questions asked before this moment are out of date: we changed the object then.
+    pub committed: Option<Instant>,
+    /// Modification time in nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Access time in nanoseconds since the epoch.
+    pub atime_ns: i64,
+    /// Modification time that the store gave for the base object.
+    pub store_mtime_ns: Option<i64>,
+    /// `mtime_ns` is ours (a write or utimensat(2)) and the store's time of the same version does not replace it.
+    pub own_mtime: bool,
+    /// The bytes, of a file.
+    pub content: Content,
+    /// Open handles.
+    pub open: u32,
+    /// Open handles that may write.
+    pub writers: u32,
+    /// Where the object of an unlinked open file is kept, if it has one.
+    pub hidden: Option<String>,
+    /// The name is gone; nothing of this file is to reach it any more.
+    pub unlinked: bool,
+    /// It was renamed over an object before its own first upload: until then that object stands at its path.
+    pub shadows: bool,
+    /// Created with O_EXCL: the first upload must find nothing there.
+    pub exclusive: bool,
+    /// A directory above was renamed: the object's version may have changed though its bytes have not.
+    pub moved: bool,
+    /// The last upload failed for good: the store will not take these bytes at this name.
+    pub refused: Option<Errno>,
+}
+
+/// Nanoseconds since the epoch, now.
+pub fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}
+
+impl Inode {
+    /// An inode as `meta` describes it, asked for at `asked`.
+    pub fn of_store(id: NodeId, meta: &Meta, asked: Instant, content: ContentId, fallback_ns: i64) -> Inode {
+        let mtime_ns = meta.mtime_ns.unwrap_or(fallback_ns);
+        let content = match meta.kind {
+            Kind::File => Content::of_store(meta.version(), content),
+            Kind::Dir => Content::default(),
+        };
+        Inode::new(id, meta.kind, content, mtime_ns, |state| {
+            state.etag.clone_from(&meta.etag);
+            state.store_mtime_ns = meta.mtime_ns;
+            state.marker = meta.marker;
+            state.asked = Some(asked);
+        })
+    }
+
+    /// A new, empty file that the store does not have yet.
+    pub fn new_file(id: NodeId, exclusive: bool) -> Inode {
+        Inode::new(id, Kind::File, Content::new_local(), now_ns(), |state| {
+            state.own_mtime = true;
+            state.exclusive = exclusive;
+        })
+    }
+
+    fn new(id: NodeId, kind: Kind, content: Content, mtime_ns: i64, set: impl FnOnce(&mut State)) -> Inode {
+        let mut state = State {
+            etag: None,
+            marker: None,
+            asked: None,
+            committed: None,
+            mtime_ns,
+            atime_ns: mtime_ns,
+            store_mtime_ns: None,
+            own_mtime: false,
+            content,
+            open: 0,
+            writers: 0,
+            hidden: None,
+            unlinked: false,
+            shadows: false,
+            exclusive: false,
+            moved: false,
+            refused: None,
+        };
+        set(&mut state);
+        Inode { id, kind, upload: async_lock::Mutex::new(()), state: Mutex::new(state) }
+    }
+
+    /// The changing part.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses directories.
+    ///
+    /// # Errors
+    /// EISDIR.
+    pub fn file(&self) -> Result<&Inode, Errno> {
+        if self.kind == Kind::File { Ok(self) } else { Err(Errno::EISDIR) }
+    }
+
+    /// Refuses files.
+    ///
+    /// # Errors
+    /// ENOTDIR.
+    pub fn dir(&self) -> Result<&Inode, Errno> {
+        if self.kind == Kind::Dir { Ok(self) } else { Err(Errno::ENOTDIR) }
+    }
+}
+
+/// Whether `meta` is of the bytes that are known by `etag`, `size` and the store's `mtime_ns`: by ETag where both
+/// have one, else by size and time as far as both are known.
+fn same_version(etag: Option<&String>, size: u64, mtime_ns: Option<i64>, meta: &Meta) -> bool {
+    match (etag, &meta.etag) {
+        (Some(a), Some(b)) => a == b,
+        _ => size == meta.size && mtime_ns.zip(meta.mtime_ns).is_none_or(|(a, b)| a == b),
+    }
+}
+
+impl State {
+    /// Whether what the guest did to this file is more recent than anything that the store can say.
+    pub fn is_local(&self) -> bool {
+        self.unlinked || self.content.is_dirty()
+    }
+
+    /// The file changed under the guest's hands.
+    pub fn touch(&mut self) {
+        self.mtime_ns = now_ns();
+        self.own_mtime = true;
+    }
+
+    /// Takes in what the store said when asked at `asked`. `fresh` numbers the bytes if they are others than before.
+    pub fn observe(&mut self, kind: Kind, meta: &Meta, asked: Instant, fresh: impl FnOnce() -> ContentId) {
+        if self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at) {
+            return;
+        }
+        self.asked = Some(asked);
+        if kind == Kind::Dir {
+            if meta.marker.is_some() {
+                self.marker = meta.marker;
+            }
+            if let Some(mtime_ns) = meta.mtime_ns.filter(|_| !self.own_mtime) {
+                self.mtime_ns = mtime_ns;
+            }
+            return;
+        }
+        if self.is_local() {
+            return;
+        }
+        let same = self
+            .content
+            .base()
+            .is_some_and(|base| same_version(base.version.etag.as_ref(), base.version.size, self.store_mtime_ns, meta));
+        if same || (self.moved && self.content.size() == meta.size) {
+            if meta.etag.is_some() || self.moved {
+                self.content.rebase(meta.version());
+                self.etag.clone_from(&meta.etag);
+            }
+            self.store_mtime_ns = meta.mtime_ns.or(self.store_mtime_ns);
+            self.moved = false;
+            return;
+        }
+        self.moved = false;
+        self.content.replace(meta.version(), fresh());
+        self.etag.clone_from(&meta.etag);
+        self.own_mtime = false;
+        self.mtime_ns = meta.mtime_ns.unwrap_or(self.mtime_ns);
+        self.store_mtime_ns = meta.mtime_ns;
+        self.atime_ns = self.mtime_ns;
+    }
+
+    /// Our own upload stands in the store as `meta`.
+    pub fn committed(&mut self, meta: &Meta) {
+        self.etag.clone_from(&meta.etag);
+        self.store_mtime_ns = meta.mtime_ns;
+        self.committed = Some(Instant::now());
+        self.asked = self.committed;
+        self.exclusive = false;
+        self.shadows = false;
+        self.moved = false;
+        self.refused = None;
+    }
+}

@@ -1,0 +1,186 @@
+//! From names to inodes, and the attributes of those.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::core::{Core, join_ns};
+use super::inode::{Inode, now_ns};
+use crate::fs::{Attr, Context, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
+use crate::store::{Kind, Store, StoreError, StoreErrorKind};
+
+/// How often a question to the store is asked again because names changed under it.
+const RACES_MAX: u32 = 8;
+
+impl<S: Store> Core<S> {
+    /// FUSE_LOOKUP.
+    pub(super) async fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        self.inode(parent)?.dir()?;
+        let inode = self.resolve(parent, Self::old_name(name)?).await?;
+        self.tree().remember(inode.id);
+        Ok(self.entry(&inode))
+    }
+
+    /// The inode called `name` below `parent`, from what is known if that is fresh enough, else from the store.
+    ///
+    /// # Errors
+    /// ENOENT; what the store says.
+    pub(super) async fn resolve(&self, parent: NodeId, name: &str) -> Result<Arc<Inode>> {
+        for _ in 0..RACES_MAX {
+            let path = {
+                let tree = self.tree();
+                if let Some(inode) = tree.child(parent, name) {
+                    let state = inode.state();
+                    if state.is_local() || self.is_fresh(state.asked) {
+                        drop(state);
+                        return Ok(inode);
+                    }
+                }
+                tree.path_of(parent, name)?
+            };
+            let asked = Instant::now();
+            let answer = self.remote.stat(path).await;
+            let mut tree = self.tree();
+            let known = tree.child(parent, name);
+            let raced = tree.changed_since(parent, asked);
+            match answer {
+                Ok(meta) => {
+                    if raced && known.is_none() {
+                        continue;
+                    }
+                    return tree.adopt(parent, name, &meta, asked);
+                }
+                Err(error) if gone(&error) => {
+                    let Some(inode) = known else { return Err(Errno::ENOENT) };
+                    if inode.state().is_local() {
+                        return Ok(inode);
+                    }
+                    if raced {
+                        continue;
+                    }
+                    tree.detach(inode.id);
+                    return Err(Errno::ENOENT);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    /// Asks the store about `inode` and takes in what it says. Unlinked and dirty files are what they are.
+    ///
+    /// # Errors
+    /// ENOENT: it is gone, or something of another kind took its place.
+    pub(super) async fn revalidate(&self, inode: &Arc<Inode>) -> Result<()> {
+        if inode.id == NodeId::ROOT {
+            return Ok(());
+        }
+        let path = {
+            let tree = self.tree();
+            if inode.state().is_local() {
+                return Ok(());
+            }
+            tree.path(inode.id)?
+        };
+        let asked = Instant::now();
+        let answer = self.remote.stat(path).await;
+        let mut tree = self.tree();
+        match answer {
+            Ok(meta) if meta.kind == inode.kind => {
+                let fresh = tree.content_id();
+                inode.state().observe(inode.kind, &meta, asked, || fresh);
+                Ok(())
+            }
+            Ok(_) => {
+                tree.detach(inode.id);
+                Err(Errno::ENOENT)
+            }
+            Err(error) if gone(&error) => {
+                let ours = {
+                    let state = inode.state();
+                    state.is_local() || state.committed.is_some_and(|at| at >= asked)
+                };
+                if ours || tree.changed_since(tree.parent(inode.id), asked) {
+                    return Ok(());
+                }
+                tree.detach(inode.id);
+                Err(Errno::ENOENT)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// FUSE_GETATTR.
+    pub(super) async fn getattr(&self, nodeid: NodeId) -> Result<(Attr, Duration)> {
+        let inode = self.inode(nodeid)?;
+        let known = {
+            let state = inode.state();
+            nodeid == NodeId::ROOT || state.is_local() || self.is_fresh(state.asked)
+        };
+        if !known {
+            self.revalidate(&inode).await?;
+        }
+        Ok((self.attr(&inode), self.config.timeout()))
+    }
+
+    /// FUSE_SETATTR. Length and times are kept; owner and mode are fixed, and asking for others changes nothing, so that tar, cp -p
+    /// and rsync go on.
+    pub(super) async fn setattr(&self, _ctx: Context, nodeid: NodeId, change: SetAttr) -> Result<(Attr, Duration)> {
+        let inode = self.inode(nodeid)?;
+        if let Some(size) = change.size {
+            inode.file()?;
+            self.truncate(&inode, change.handle, size).await?;
+        }
+        {
+            let mut state = inode.state();
+            let time = |to: SetTime| match to {
+                SetTime::Now => now_ns(),
+                SetTime::At(seconds, nanos) => join_ns(seconds, nanos),
+            };
+            if let Some(to) = change.atime {
+                state.atime_ns = time(to);
+            }
+            if let Some(to) = change.mtime {
+                state.mtime_ns = time(to);
+                state.own_mtime = true;
+            }
+        }
+        Ok((self.attr(&inode), self.config.timeout()))
+    }
+
+    async fn truncate(&self, inode: &Arc<Inode>, handle: Option<Handle>, size: u64) -> Result<()> {
+        if self.capabilities.size_max.is_some_and(|max| size > max) {
+            return Err(Errno::EFBIG);
+        }
+        match handle {
+            Some(handle) => {
+                let file = self.handles.file(inode.id, handle)?;
+                if file.lineage != inode.state().content.lineage() {
+                    return Err(Errno::ESTALE);
+                }
+            }
+            None => self.revalidate(inode).await?,
+        }
+        let nobody_will_close = {
+            let mut state = inode.state();
+            if state.content.size() != size {
+                state.content.truncate(size);
+                state.touch();
+            }
+            state.writers == 0
+        };
+        if nobody_will_close { self.upload(inode).await } else { Ok(()) }
+    }
+}
+
+/// Whether the store says that there is nothing of that name.
+pub(super) fn gone(error: &StoreError) -> bool {
+    matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::NotDir)
+}
+
+/// The DT_* constant of a kind.
+pub(super) fn dirent_type(kind: Kind) -> u32 {
+    u32::from(match kind {
+        Kind::File => libc::DT_REG,
+        Kind::Dir => libc::DT_DIR,
+    })
+}

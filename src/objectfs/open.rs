@@ -1,0 +1,173 @@
+//! Opening, closing, and making files.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::core::{CachePolicy, Core};
+use super::handles::OpenFile;
+use super::inode::Inode;
+use crate::fs::{Entry, Errno, Handle, NodeId, Opened, Result};
+use crate::store::{Kind, Store};
+
+const FOPEN_DIRECT_IO: u32 = 1;
+const FOPEN_KEEP_CACHE: u32 = 2;
+
+/// open(2)'s access mode: may it read, may it write.
+fn access(flags: u32) -> (bool, bool) {
+    match flags as i32 & libc::O_ACCMODE {
+        libc::O_RDONLY => (true, false),
+        libc::O_WRONLY => (false, true),
+        _ => (true, true),
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// FUSE_OPEN: asks the store for the newest version (close-to-open), then opens that.
+    pub(super) async fn open(&self, nodeid: NodeId, flags: u32) -> Result<Opened> {
+        let inode = self.inode(nodeid)?;
+        inode.file()?;
+        let before = inode.state().content.lineage();
+        let truncate = flags as i32 & libc::O_TRUNC != 0;
+        match self.revalidate(&inode).await {
+            // The guest opens by number: what was unlinked meanwhile is still open to those who hold it.
+            Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+            other => other?,
+        }
+        let unchanged = inode.state().content.lineage() == before;
+        let opened = self.open_inode(&inode, flags, unchanged)?;
+        if truncate && access(flags).1 {
+            let mut state = inode.state();
+            state.content.truncate(0);
+            state.touch();
+        }
+        Ok(opened)
+    }
+
+    fn open_inode(&self, inode: &Arc<Inode>, flags: u32, unchanged: bool) -> Result<Opened> {
+        let (readable, writable) = access(flags);
+        let lineage = inode.state().content.lineage();
+        let handle = self.handles.open_file(OpenFile {
+            inode: Arc::clone(inode),
+            lineage,
+            // A guest that collects writes reads around them through any handle.
+            readable: readable || self.config.writeback,
+            writable,
+            append: flags as i32 & libc::O_APPEND != 0,
+            next_block: AtomicU64::new(0),
+        })?;
+        let mut state = inode.state();
+        state.open += 1;
+        state.writers += u32::from(writable);
+        let flags = match self.config.cache {
+            CachePolicy::Never | CachePolicy::Metadata => FOPEN_DIRECT_IO,
+            CachePolicy::Always => FOPEN_KEEP_CACHE,
+            CachePolicy::Auto => u32::from(unchanged) * FOPEN_KEEP_CACHE,
+        };
+        Ok(Opened { handle: Some(handle), flags })
+    }
+
+    /// FUSE_CREATE: opens what is there, or makes an empty file, which reaches the store when it is closed or synced.
+    pub(super) async fn create(&self, parent: NodeId, name: &[u8], flags: u32) -> Result<(Entry, Opened)> {
+        let name = Self::new_name(name)?;
+        let exclusive = flags as i32 & libc::O_EXCL != 0;
+        let inode = match self.resolve(parent, name).await {
+            Ok(_) if exclusive => return Err(Errno::EEXIST),
+            Ok(inode) => {
+                inode.file()?;
+                let opened = self.open(inode.id, flags).await?;
+                self.tree().remember(inode.id);
+                return Ok((self.entry(&inode), opened));
+            }
+            Err(Errno::ENOENT) => self.new_file(parent, name, exclusive)?,
+            Err(other) => return Err(other),
+        };
+        let opened = self.open_inode(&inode, flags, true);
+        if opened.is_err() {
+            self.tree().detach(inode.id);
+        }
+        let opened = opened?;
+        self.tree().remember(inode.id);
+        Ok((self.entry(&inode), opened))
+    }
+
+    fn new_file(&self, parent: NodeId, name: &str, exclusive: bool) -> Result<Arc<Inode>> {
+        if !self.capabilities.write {
+            return Err(Errno::EROFS);
+        }
+        let mut tree = self.tree();
+        crate::store::path::check_path(&tree.path_of(parent, name)?)?;
+        tree.create(parent, name, exclusive)
+    }
+
+    /// FUSE_MKNOD of a regular file: nobody will close it, so the store gets it at once. Nothing else can be made.
+    pub(super) async fn mknod(&self, parent: NodeId, name: &[u8], mode: u32) -> Result<Entry> {
+        if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
+            return Err(Errno::EPERM);
+        }
+        let name = Self::new_name(name)?;
+        match self.resolve(parent, name).await {
+            Ok(_) => return Err(Errno::EEXIST),
+            Err(Errno::ENOENT) => {}
+            Err(other) => return Err(other),
+        }
+        let inode = self.new_file(parent, name, true)?;
+        if let Err(error) = self.upload(&inode).await {
+            self.tree().detach(inode.id);
+            return Err(error);
+        }
+        self.tree().remember(inode.id);
+        Ok(self.entry(&inode))
+    }
+
+    /// FUSE_FLUSH: a descriptor is closed. What it wrote is in the store when this returns.
+    pub(super) async fn flush(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
+        let file = self.handles.file(nodeid, handle)?;
+        if !file.writable {
+            return Ok(());
+        }
+        self.upload(&file.inode).await
+    }
+
+    /// FUSE_FSYNC.
+    pub(super) async fn fsync(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
+        let file = self.handles.file(nodeid, handle)?;
+        self.upload(&file.inode).await
+    }
+
+    /// FUSE_RELEASE.
+    pub(super) async fn release(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
+        let file = self.handles.file(nodeid, handle)?;
+        self.handles.close_file(handle);
+        let result = if file.writable { self.upload(&file.inode).await } else { Ok(()) };
+        self.closed(&file);
+        result
+    }
+
+    /// Counts a handle as closed; the last one lets an unlinked file go.
+    pub(super) fn closed(&self, file: &OpenFile) {
+        let hidden = {
+            let mut state = file.inode.state();
+            state.open = state.open.saturating_sub(1);
+            state.writers = state.writers.saturating_sub(u32::from(file.writable));
+            if state.open == 0 && state.unlinked { state.hidden.take() } else { None }
+        };
+        if let Some(path) = hidden {
+            self.spawn(|core| async move {
+                if let Err(error) = core.remote.delete(path.clone()).await {
+                    log::warn!("object {path:?} of a deleted file stays behind: {error}");
+                }
+            });
+        }
+        self.tree().reap(file.inode.id);
+    }
+
+    /// FUSE_ACCESS: everything is allowed that a mode check in the guest allows.
+    pub(super) fn access(&self, nodeid: NodeId, mask: u32) -> Result<()> {
+        let inode = self.inode(nodeid)?;
+        let executable = inode.kind == Kind::Dir || self.config.file_mode & 0o111 != 0;
+        if mask as i32 & libc::X_OK != 0 && !executable {
+            return Err(Errno::EACCES);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! Reading: from memory where it is, else a block from the store, of the version that the handle opened.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::content::{BaseObject, Layer};
+use super::core::{Core, READ_BLOCK};
+use super::handles::OpenFile;
+use super::inode::Inode;
+use super::lookup::gone;
+use crate::cache::{Clean, Key};
+use crate::fs::{Errno, FileAt, Read, Result, Sink};
+use crate::store::{Store, StoreErrorKind};
+
+/// Blocks fetched ahead of a sequential reader.
+const AHEAD: u64 = 4;
+
+/// A piece of a file, ready to be copied out.
+enum Piece {
+    Memory(crate::cache::Extent),
+    Block { clean: Arc<Clean>, start: usize, len: usize },
+    Zero(usize),
+}
+
+impl<S: Store> Core<S> {
+    /// FUSE_READ.
+    pub(super) async fn read(&self, op: Read, out: &mut impl Sink) -> Result<usize> {
+        let file = self.handles.file(op.nodeid, op.handle)?;
+        if !file.readable {
+            return Err(Errno::EBADF);
+        }
+        let wanted = (op.size as usize).min(out.remaining());
+        let mut done = 0;
+        while done < wanted {
+            let Some(piece) = self.piece(&file, op.offset + done as u64, wanted - done).await? else { break };
+            done += match piece {
+                Piece::Memory(extent) => {
+                    extent.block.put(extent.start, extent.len, out)?;
+                    extent.len
+                }
+                Piece::Block { clean, start, len } => {
+                    clean.block.put(start, len, out)?;
+                    len
+                }
+                Piece::Zero(len) => {
+                    out.put_zeros(len)?;
+                    len
+                }
+            };
+        }
+        Ok(done)
+    }
+
+    /// The bytes from `offset` on, at most `len`, as many as lie together; `None` at the end of the file.
+    async fn piece(&self, file: &OpenFile, offset: u64, len: usize) -> Result<Option<Piece>> {
+        let mut again = true;
+        loop {
+            let (base, len) = {
+                let state = file.inode.state();
+                if state.content.lineage() != file.lineage {
+                    return Err(Errno::ESTALE);
+                }
+                match state.content.at(offset, len) {
+                    None => return Ok(None),
+                    Some(Layer::Memory(extent)) => return Ok(Some(Piece::Memory(extent))),
+                    Some(Layer::Zero(len)) => return Ok(Some(Piece::Zero(len))),
+                    Some(Layer::Base(len)) => (state.content.base().cloned(), len),
+                }
+            };
+            let Some(base) = base else { return Err(Errno::EIO) };
+            let index = offset / READ_BLOCK;
+            self.read_ahead(file, &base, index);
+            match self.block(&file.inode, &base, index).await {
+                Ok(clean) => {
+                    let start = usize::try_from(offset % READ_BLOCK).unwrap_or(0);
+                    let len = len.min(clean.len.saturating_sub(start));
+                    if len == 0 {
+                        return Err(Errno::EIO);
+                    }
+                    return Ok(Some(Piece::Block { clean, start, len }));
+                }
+                // The object was moved, or written by us, or replaced by somebody else: look again, once.
+                Err(Errno::ESTALE) if again => {
+                    again = false;
+                    let (same, moved) = {
+                        let state = file.inode.state();
+                        (state.content.base() == Some(&base), state.moved)
+                    };
+                    if moved {
+                        self.rebase_moved(&file.inode).await?;
+                    } else if same {
+                        match self.revalidate(&file.inode).await {
+                            Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+                            other => other?,
+                        }
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Block `index` of the base object of `inode`.
+    ///
+    /// # Errors
+    /// ESTALE: the object is no longer that version, or no longer there.
+    pub(super) async fn block(&self, inode: &Arc<Inode>, base: &BaseObject, index: u64) -> Result<Arc<Clean>> {
+        let key = Key { content: base.id, index };
+        if let Some(clean) = self.clean.get(key) {
+            return Ok(clean);
+        }
+        let start = index * READ_BLOCK;
+        let len = READ_BLOCK.min(base.version.size.saturating_sub(start));
+        let fetch = |memory: Arc<Clean>| async move {
+            let dest = memory.block.slice(0, memory.len);
+            let path = self.object_path(inode)?;
+            let version = base.version.clone();
+            self.remote.read(path, version, start, dest, Box::new(memory)).await.map_err(|error| match error.kind {
+                StoreErrorKind::VersionMismatch => Errno::ESTALE,
+                _ if gone(&error) => Errno::ESTALE,
+                _ => Errno::from(error),
+            })
+        };
+        self.clean.get_or_fetch(&self.blocks, key, usize::try_from(len).unwrap_or(0), fetch).await
+    }
+
+    /// Where the object of `inode` is: at its path, or hidden if the file was unlinked while open.
+    ///
+    /// # Errors
+    /// ESTALE: it is nowhere any more.
+    pub(super) fn object_path(&self, inode: &Inode) -> Result<String> {
+        let tree = self.tree();
+        if let Some(hidden) = &inode.state().hidden {
+            return Ok(hidden.clone());
+        }
+        tree.path(inode.id).map_err(|_| Errno::ESTALE)
+    }
+
+    /// Fetches the next blocks of a file that is read from front to back, as far as there is memory that nobody uses.
+    fn read_ahead(&self, file: &OpenFile, base: &BaseObject, index: u64) {
+        let next = file.next_block.swap(index + 1, Ordering::Relaxed);
+        if next != index || index == 0 {
+            return;
+        }
+        let last = base.version.size.div_ceil(READ_BLOCK);
+        for ahead in index + 1..(index + 1 + AHEAD).min(last) {
+            let key = Key { content: base.id, index: ahead };
+            if self.clean.contains(key) {
+                continue;
+            }
+            let (inode, base) = (Arc::clone(&file.inode), base.clone());
+            self.spawn(|core| async move {
+                // Whoever reads the block meets the same error and reports it.
+                let _ = core.block(&inode, &base, ahead).await;
+            });
+        }
+    }
+
+    /// FUSE_LSEEK: every byte of a file counts as data, as far as its end.
+    pub(super) fn lseek(&self, at: FileAt, whence: u32) -> Result<u64> {
+        let file = self.handles.file(at.nodeid, at.handle)?;
+        let size = file.inode.state().content.size();
+        match i32::try_from(whence) {
+            Ok(libc::SEEK_SET) => Ok(at.offset),
+            Ok(libc::SEEK_END) => size.checked_add(at.offset).ok_or(Errno::EOVERFLOW),
+            Ok(libc::SEEK_DATA) if at.offset < size => Ok(at.offset),
+            Ok(libc::SEEK_HOLE) if at.offset < size => Ok(size),
+            Ok(libc::SEEK_DATA | libc::SEEK_HOLE) => Err(Errno::ENXIO),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}

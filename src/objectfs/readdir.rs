@@ -1,0 +1,216 @@
+//! Reading directories. A handle keeps the names that it has listed, so that cookies stay valid while entries come and go; a
+//! listing carries attributes, so that `ls -l` asks for nothing else.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Instant;
+
+use super::core::{CachePolicy, Core};
+use super::handles::OpenDir;
+use super::lookup::dirent_type;
+use super::tree::HIDDEN_PREFIX;
+use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
+use crate::store::path::check_name;
+use crate::store::{Kind, Meta, Store};
+
+const FOPEN_KEEP_CACHE: u32 = 2;
+const FOPEN_CACHE_DIR: u32 = 8;
+
+/// `.` and `..` come before the names.
+const DOTS: u64 = 2;
+
+/// What a directory handle has listed so far.
+#[derive(Debug, Default)]
+pub struct Listing {
+    names: Vec<Listed>,
+    /// Cursor of the next page; `None` when there is none.
+    cursor: Option<u64>,
+    started: bool,
+}
+
+#[derive(Debug)]
+struct Listed {
+    name: String,
+    meta: Meta,
+    /// When it was asked for; `None`: it is a file that the store does not have yet.
+    asked: Option<Instant>,
+}
+
+impl<S: Store> Core<S> {
+    /// FUSE_OPENDIR.
+    pub(super) async fn opendir(&self, nodeid: NodeId) -> Result<Opened> {
+        let inode = self.inode(nodeid)?;
+        inode.dir()?;
+        let fresh = self.is_fresh(inode.state().asked);
+        if !fresh {
+            self.revalidate(&inode).await?;
+        }
+        let handle = self.handles.open_dir(OpenDir { inode, listing: async_lock::Mutex::default() })?;
+        let flags = match self.config.cache {
+            CachePolicy::Never | CachePolicy::Auto => 0,
+            CachePolicy::Metadata | CachePolicy::Always => FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE,
+        };
+        Ok(Opened { handle: Some(handle), flags })
+    }
+
+    /// FUSE_RELEASEDIR.
+    pub(super) async fn releasedir(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
+        let dir = self.handles.dir(nodeid, handle)?;
+        self.handles.close_dir(handle);
+        let cursor = dir.listing.lock().await.cursor.take();
+        if let Some(cursor) = cursor {
+            self.spawn(|core| async move {
+                // It would end by itself.
+                let _ = core.remote.list_end(cursor).await;
+            });
+        }
+        Ok(())
+    }
+
+    /// FUSE_READDIR and, with `plus`, FUSE_READDIRPLUS.
+    pub(super) async fn readdir(
+        &self,
+        nodeid: NodeId,
+        handle: Handle,
+        offset: u64,
+        plus: bool,
+        out: &mut impl DirSink,
+    ) -> Result<()> {
+        let dir = self.handles.dir(nodeid, handle)?;
+        let mut listing = dir.listing.lock().await;
+        if offset == 0 && listing.started {
+            // rewinddir(3): the directory as it is now.
+            *listing = Listing::default();
+        }
+        let mut at = offset;
+        while at < DOTS {
+            let (name, ino): (&[u8], u64) =
+                if at == 0 { (b".", nodeid.0) } else { (b"..", self.tree().parent(nodeid).0) };
+            at += 1;
+            let entry = DirEntry { ino, next_offset: at, kind: dirent_type(Kind::Dir), name };
+            let fits = if plus { out.add_plus(&entry, &self.no_entry(ino, Kind::Dir)) } else { out.add(&entry) };
+            if !fits {
+                return Ok(());
+            }
+        }
+        loop {
+            let index = usize::try_from(at - DOTS).map_err(|_| Errno::EINVAL)?;
+            if index >= listing.names.len() {
+                if listing.started && listing.cursor.is_none() {
+                    return Ok(());
+                }
+                self.next_page(&dir, &mut listing).await?;
+                continue;
+            }
+            at += 1;
+            if !self.pack(&dir, &listing.names[index], at, plus, out) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn next_page(&self, dir: &OpenDir, listing: &mut Listing) -> Result<()> {
+        let path = self.tree().path(dir.inode.id)?;
+        let asked = Instant::now();
+        let (entries, cursor) = self.remote.list(path, listing.cursor.unwrap_or(0)).await?;
+        for entry in entries {
+            let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
+            if legal && !entry.name.starts_with(HIDDEN_PREFIX) {
+                listing.names.push(Listed { name: entry.name, meta: entry.meta, asked: Some(asked) });
+            }
+        }
+        listing.started = true;
+        listing.cursor = cursor.filter(|&cursor| cursor != 0);
+        if listing.cursor.is_none() {
+            self.add_local(dir, listing);
+        }
+        Ok(())
+    }
+
+    /// Adds the files that the store does not have yet.
+    fn add_local(&self, dir: &OpenDir, listing: &mut Listing) {
+        let children = self.tree().children(dir.inode.id);
+        let mut local = Vec::new();
+        for (name, inode) in children {
+            let state = inode.state();
+            if state.is_local() && !state.unlinked {
+                let meta = Meta {
+                    kind: inode.kind,
+                    size: state.content.size(),
+                    mtime_ns: Some(state.mtime_ns),
+                    etag: None,
+                    marker: None,
+                };
+                local.push(Listed { name, meta, asked: None });
+            }
+        }
+        if local.is_empty() {
+            return;
+        }
+        let listed: HashSet<&str> = listing.names.iter().map(|listed| listed.name.as_str()).collect();
+        let new: Vec<Listed> = local.into_iter().filter(|l| !listed.contains(l.name.as_str())).collect();
+        listing.names.extend(new);
+    }
+
+    /// Packs one name. False: it does not fit.
+    fn pack(&self, dir: &OpenDir, listed: &Listed, next_offset: u64, plus: bool, out: &mut impl DirSink) -> bool {
+        let name = listed.name.as_bytes();
+        let parent = dir.inode.id;
+        if !plus {
+            let known = self.tree().child(parent, &listed.name);
+            let ino = known.map_or_else(|| stand_in_ino(parent, &listed.name), |inode| inode.id.0);
+            return out.add(&DirEntry { ino, next_offset, kind: dirent_type(listed.meta.kind), name });
+        }
+        if !out.fits_plus(name.len()) {
+            return false;
+        }
+        let inode = {
+            let mut tree = self.tree();
+            let known = tree.child(parent, &listed.name);
+            let inode = match (listed.asked, known) {
+                (None, known) => known,
+                // Made or removed through us since the listing was asked for: the name alone is told, not what it was.
+                (Some(asked), None) if tree.changed_since(parent, asked) => None,
+                (Some(asked), _) => tree.adopt(parent, &listed.name, &listed.meta, asked).ok(),
+            };
+            if let Some(inode) = &inode {
+                tree.remember(inode.id);
+            }
+            inode
+        };
+        let (entry, ino, kind) = match &inode {
+            Some(inode) => (self.entry(inode), inode.id.0, inode.kind),
+            None => {
+                let ino = stand_in_ino(parent, &listed.name);
+                (self.no_entry(ino, listed.meta.kind), ino, listed.meta.kind)
+            }
+        };
+        let fits = out.add_plus(&DirEntry { ino, next_offset, kind: dirent_type(kind), name }, &entry);
+        if let Some(inode) = inode.filter(|_| !fits) {
+            self.tree().forget(inode.id, 1);
+        }
+        fits
+    }
+
+    /// The entry part of a READDIRPLUS name that is not looked up.
+    fn no_entry(&self, ino: u64, kind: Kind) -> Entry {
+        let mode = match kind {
+            Kind::File => libc::S_IFREG,
+            Kind::Dir => libc::S_IFDIR,
+        };
+        Entry {
+            nodeid: NodeId(0),
+            generation: 0,
+            attr: crate::fs::Attr { ino, mode, ..Default::default() },
+            entry_timeout: std::time::Duration::ZERO,
+            attr_timeout: std::time::Duration::ZERO,
+        }
+    }
+}
+
+/// An inode number for a name that has no nodeid yet: stable, and far from the numbers of nodeids.
+fn stand_in_ino(parent: NodeId, name: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (parent.0, name).hash(&mut hasher);
+    hasher.finish() | 1 << 63
+}

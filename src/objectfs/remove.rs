@@ -1,0 +1,161 @@
+//! Making directories, and taking names away.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::core::{Core, READ_BLOCK};
+use super::inode::Inode;
+use super::upload::hidden_name;
+use crate::fs::{Entry, Errno, NodeId, Result};
+use crate::store::{Condition, Kind, Meta, Store};
+
+/// What happens to the object at the name of an open file that goes.
+pub(super) enum Leaving {
+    /// The name's object is deleted: it is renamed away if the file still needs it.
+    Deleted,
+    /// Another object takes the name: it is copied away if the file still needs it.
+    Replaced,
+}
+
+impl<S: Store> Core<S> {
+    /// FUSE_MKDIR: a marker object where the store has no directories of its own.
+    pub(super) async fn mkdir(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
+        let name = Self::new_name(name)?;
+        match self.resolve(parent, name).await {
+            Ok(_) => return Err(Errno::EEXIST),
+            Err(Errno::ENOENT) => {}
+            Err(other) => return Err(other),
+        }
+        let _paths_stay = self.renaming.read().await;
+        let path = self.tree().path_of(parent, name)?;
+        crate::store::path::check_path(&path)?;
+        self.remote.create_dir(path).await?;
+        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true) };
+        let mut tree = self.tree();
+        tree.mark_changed(parent);
+        let inode = tree.adopt(parent, name, &meta, Instant::now())?;
+        tree.remember(inode.id);
+        drop(tree);
+        inode.state().touch();
+        Ok(self.entry(&inode))
+    }
+
+    /// FUSE_RMDIR.
+    pub(super) async fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<()> {
+        let name = Self::old_name(name)?;
+        let inode = self.resolve(parent, name).await?;
+        inode.dir()?;
+        let _paths_stay = self.renaming.read().await;
+        let path = self.tree().path_of(parent, name)?;
+        self.no_local_children(inode.id)?;
+        self.keep_dir(parent).await?;
+        let result = self.remote.remove_dir(path).await;
+        if result.is_ok() || result.as_ref().is_err_and(super::lookup::gone) {
+            let mut tree = self.tree();
+            tree.mark_changed(parent);
+            tree.detach(inode.id);
+        }
+        Ok(result?)
+    }
+
+    /// Refuses directories with files that the store does not have yet.
+    pub(super) fn no_local_children(&self, dir: NodeId) -> Result<()> {
+        let children = self.tree().children(dir);
+        let local = |inode: &Inode| {
+            let state = inode.state();
+            !state.unlinked && state.content.is_dirty()
+        };
+        if children.iter().any(|(_, inode)| local(inode)) { Err(Errno::ENOTEMPTY) } else { Ok(()) }
+    }
+
+    /// Sees to it that the directory `dir` stays when its last entry goes: gives it a marker if it is only a prefix.
+    pub(super) async fn keep_dir(&self, dir: NodeId) -> Result<()> {
+        if dir == NodeId::ROOT || self.capabilities.real_dirs {
+            return Ok(());
+        }
+        let inode = self.inode(dir)?;
+        if inode.state().marker == Some(true) {
+            return Ok(());
+        }
+        let path = self.tree().path(dir)?;
+        self.remote.create_dir(path).await?;
+        inode.state().marker = Some(true);
+        Ok(())
+    }
+
+    /// FUSE_UNLINK. A file that is open stays whole for those who have it open.
+    pub(super) async fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<()> {
+        let name = Self::old_name(name)?;
+        let inode = self.resolve(parent, name).await?;
+        inode.file()?;
+        if !self.capabilities.write {
+            return Err(Errno::EROFS);
+        }
+        let _paths_stay = self.renaming.read().await;
+        let _no_upload = inode.upload.lock().await;
+        let path = {
+            let tree = self.tree();
+            if tree.child(parent, name).is_none_or(|now| now.id != inode.id) {
+                return Err(Errno::ENOENT);
+            }
+            tree.path_of(parent, name)?
+        };
+        self.keep_dir(parent).await?;
+        let (in_store, shadows) = {
+            let state = inode.state();
+            (state.content.base().is_some(), state.shadows)
+        };
+        if shadows || (in_store && !self.keep_open(&inode, &path, Leaving::Deleted).await?) {
+            self.remote.delete(path).await?;
+        }
+        let mut tree = self.tree();
+        tree.mark_changed(parent);
+        tree.detach(inode.id);
+        Ok(())
+    }
+
+    /// Before the name `path` of `inode` goes: if it is open, keeps its bytes, in memory if they are few, else in a hidden object.
+    /// Returns whether the object is no longer at `path`.
+    pub(super) async fn keep_open(&self, inode: &Arc<Inode>, path: &str, leaving: Leaving) -> Result<bool> {
+        {
+            let mut state = inode.state();
+            if state.open == 0 {
+                return Ok(false);
+            }
+            if !state.content.needs_base() {
+                state.content.forget_base();
+                return Ok(false);
+            }
+        }
+        if inode.state().content.size() <= (self.blocks.len() / 8) as u64 && self.keep_in_memory(inode).await {
+            return Ok(false);
+        }
+        let hidden = hidden_name();
+        let (meta, moved) = match leaving {
+            Leaving::Deleted => (self.remote.rename_file(path.to_owned(), hidden.clone(), Condition::Any).await?, true),
+            Leaving::Replaced => (self.remote.copy(path.to_owned(), hidden.clone()).await?, false),
+        };
+        let mut state = inode.state();
+        state.content.rebase(meta.version());
+        state.hidden = Some(hidden);
+        Ok(moved)
+    }
+
+    /// Reads what `inode` still needs of its object into memory that does not depend on it. False: there is no room, or the
+    /// store did not give it.
+    async fn keep_in_memory(&self, inode: &Arc<Inode>) -> bool {
+        let Some(base) = inode.state().content.base().cloned() else { return true };
+        for index in 0..base.version.size.div_ceil(READ_BLOCK) {
+            let Ok(clean) = self.block(inode, &base, index).await else { return false };
+            let Some(mut block) = self.clean.try_take(&self.blocks, clean.len) else { return false };
+            block.write(0, clean.block.bytes(0, clean.len));
+            let mut state = inode.state();
+            if state.content.base() != Some(&base) {
+                return false;
+            }
+            state.content.keep(index * READ_BLOCK, block, clean.len);
+        }
+        inode.state().content.forget_base();
+        true
+    }
+}

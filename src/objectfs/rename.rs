@@ -1,0 +1,146 @@
+//! Renaming. Files and directories that are open follow their new name; what is dirty is uploaded there.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::inode::Inode;
+use super::remove::Leaving;
+use crate::fs::{Errno, NodeId, Result};
+use crate::store::{Condition, Kind, Store};
+
+/// A name in a directory.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    parent: NodeId,
+    name: &'a str,
+}
+
+impl<S: Store> Core<S> {
+    /// FUSE_RENAME and FUSE_RENAME2. Of the flags, RENAME_NOREPLACE can be had; stores cannot exchange two objects.
+    pub(super) async fn rename(
+        &self,
+        parent: NodeId,
+        name: &[u8],
+        new_parent: NodeId,
+        new_name: &[u8],
+        flags: u32,
+    ) -> Result<()> {
+        if flags & !libc::RENAME_NOREPLACE != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let from = Place { parent, name: Self::old_name(name)? };
+        let to = Place { parent: new_parent, name: Self::new_name(new_name)? };
+        let source = self.resolve(from.parent, from.name).await?;
+        let target = match self.resolve(to.parent, to.name).await {
+            Ok(inode) => Some(inode),
+            Err(Errno::ENOENT) => None,
+            Err(other) => return Err(other),
+        };
+        let noreplace = flags & libc::RENAME_NOREPLACE != 0;
+        match &target {
+            Some(target) if target.id == source.id => return if noreplace { Err(Errno::EEXIST) } else { Ok(()) },
+            Some(_) if noreplace => return Err(Errno::EEXIST),
+            Some(target) if source.kind == Kind::File && target.kind == Kind::Dir => return Err(Errno::EISDIR),
+            Some(target) if source.kind == Kind::Dir && target.kind == Kind::File => return Err(Errno::ENOTDIR),
+            _ => {}
+        }
+        match source.kind {
+            Kind::File => self.rename_file(&source, from, target.as_ref(), to, noreplace).await,
+            Kind::Dir => self.rename_dir(&source, from, target.as_ref(), to).await,
+        }
+    }
+
+    /// The paths of both places, if `source` is still at the first.
+    fn paths(&self, source: &Inode, from: Place<'_>, to: Place<'_>) -> Result<(String, String)> {
+        let tree = self.tree();
+        if tree.child(from.parent, from.name).is_none_or(|now| now.id != source.id) {
+            return Err(Errno::ENOENT);
+        }
+        let new = tree.path_of(to.parent, to.name)?;
+        crate::store::path::check_path(&new)?;
+        Ok((tree.path_of(from.parent, from.name)?, new))
+    }
+
+    async fn rename_file(
+        &self,
+        source: &Arc<Inode>,
+        from: Place<'_>,
+        target: Option<&Arc<Inode>>,
+        to: Place<'_>,
+        noreplace: bool,
+    ) -> Result<()> {
+        let _paths_stay = self.renaming.read().await;
+        // Both files' uploads stand still, locked in the order of their numbers.
+        let (first, second) = match target {
+            Some(target) if target.id < source.id => (target, Some(source)),
+            Some(target) => (source, Some(target)),
+            None => (source, None),
+        };
+        let _first = first.upload.lock().await;
+        let _second = match second {
+            Some(inode) => Some(inode.upload.lock().await),
+            None => None,
+        };
+        let (old, new) = self.paths(source, from, to)?;
+        self.keep_dir(from.parent).await?;
+        let (in_store, shadows) = {
+            let state = source.state();
+            (state.content.base().is_some(), state.shadows)
+        };
+        let mut over_object = false;
+        if let Some(target) = target {
+            let target_shadows = target.state().shadows;
+            if target.state().content.base().is_some() {
+                self.keep_open(target, &new, Leaving::Replaced).await?;
+                over_object = true;
+            }
+            over_object |= target_shadows;
+        }
+        if in_store {
+            let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
+            let meta = self.remote.rename_file(old, new, when).await?;
+            let mut state = source.state();
+            let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
+            state.content.rebase(meta.version());
+            state.committed(&meta);
+            // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
+            state.own_mtime = own_mtime;
+        } else {
+            if shadows {
+                self.remote.delete(old).await?;
+            }
+            let mut state = source.state();
+            state.exclusive = noreplace;
+            state.shadows = over_object;
+        }
+        self.tree().rename(source.id, to.parent, to.name)
+    }
+
+    async fn rename_dir(
+        &self,
+        source: &Arc<Inode>,
+        from: Place<'_>,
+        target: Option<&Arc<Inode>>,
+        to: Place<'_>,
+    ) -> Result<()> {
+        let _nothing_else = self.renaming.write().await;
+        let (old, new) = self.paths(source, from, to)?;
+        if self.tree().is_below(to.parent, source.id) {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(target) = target {
+            self.no_local_children(target.id)?;
+        }
+        self.keep_dir(from.parent).await?;
+        self.remote.rename_dir(old, new).await?;
+        let mut tree = self.tree();
+        tree.rename(source.id, to.parent, to.name)?;
+        for inode in tree.below(source.id) {
+            let mut state = inode.state();
+            state.moved = inode.kind == Kind::File && state.content.base().is_some();
+            state.asked = None;
+            state.own_mtime = true;
+        }
+        Ok(())
+    }
+}

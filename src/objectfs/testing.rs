@@ -1,0 +1,320 @@
+//! A store in memory that fails, waits and changes when told to, and guest buffers made of vectors.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::fs::{DirEntry, DirSink, Entry, Sink, Source};
+use crate::store::{
+    Base, Capabilities, Condition, Keep, Kind, ListEntry, Meta, MountId, Op, Pool, Reply, Segment, Slice, Store,
+    StoreError, StoreErrorKind, Version,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub bytes: Vec<u8>,
+    pub etag: u64,
+}
+
+#[derive(Default)]
+pub struct Bucket {
+    pub objects: BTreeMap<String, Object>,
+    pub next_etag: u64,
+    /// The next operations fail like this; others wait for none.
+    pub fail: Vec<(&'static str, StoreErrorKind)>,
+    /// Names of the operations so far.
+    pub log: Vec<&'static str>,
+}
+
+impl Bucket {
+    pub fn put(&mut self, path: &str, bytes: &[u8]) {
+        self.next_etag += 1;
+        self.objects.insert(path.into(), Object { bytes: bytes.into(), etag: self.next_etag });
+    }
+
+    fn meta(&self, path: &str) -> Option<Meta> {
+        let marker = format!("{path}/");
+        if path.is_empty() || self.objects.range(marker.clone()..).next().is_some_and(|(k, _)| k.starts_with(&marker)) {
+            let has_marker = path.is_empty() || self.objects.contains_key(&marker);
+            return Some(Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(has_marker) });
+        }
+        let object = self.objects.get(path)?;
+        Some(Meta {
+            kind: Kind::File,
+            size: object.bytes.len() as u64,
+            mtime_ns: Some(object.etag as i64 * 1_000_000_000),
+            etag: Some(format!("\"{}\"", object.etag)),
+            marker: None,
+        })
+    }
+}
+
+pub struct MemStore {
+    pub pool: Arc<Pool>,
+    bucket: Arc<Mutex<Bucket>>,
+    page: usize,
+}
+
+type Answer<T> = Result<T, StoreErrorKind>;
+
+impl MemStore {
+    pub fn new(pool: Arc<Pool>, bucket: Arc<Mutex<Bucket>>, page: usize) -> MemStore {
+        MemStore { pool, bucket, page }
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket> {
+        self.bucket.lock().expect("no panics in the bucket")
+    }
+
+    fn check(bucket: &Bucket, path: &str, version: &Version) -> Answer<Object> {
+        let object = bucket.objects.get(path).ok_or(StoreErrorKind::NotFound)?;
+        let matches = version.etag.as_deref() == Some(&format!("\"{}\"", object.etag));
+        if matches { Ok(object.clone()) } else { Err(StoreErrorKind::VersionMismatch) }
+    }
+
+    fn read(&self, bucket: &Bucket, path: &str, version: &Version, offset: u64, dest: Slice) -> Answer<Reply> {
+        let object = Self::check(bucket, path, version)?;
+        let end = offset as usize + dest.len as usize;
+        let bytes = object.bytes.get(offset as usize..end).ok_or(StoreErrorKind::Io)?;
+        assert!(self.pool.write(dest.offset, bytes), "slice inside the pool");
+        Ok(Reply::Unit)
+    }
+
+    fn compose(
+        &self,
+        bucket: &mut Bucket,
+        path: &str,
+        base: Option<&Base>,
+        when: &Condition,
+        segments: &[Segment],
+    ) -> Answer<Reply> {
+        match when {
+            Condition::Any => {}
+            Condition::IfAbsent if bucket.objects.contains_key(path) => return Err(StoreErrorKind::Exists),
+            Condition::IfAbsent => {}
+            Condition::IfVersion(version) => drop(Self::check(bucket, path, version)?),
+        }
+        let old = base.map(|base| Self::check(bucket, &base.path, &base.version)).transpose()?;
+        let mut bytes = Vec::new();
+        for segment in segments {
+            match *segment {
+                Segment::Copy { offset, len } => {
+                    let old = &old.as_ref().expect("a copy has a base").bytes;
+                    bytes.extend_from_slice(&old[offset as usize..(offset + len) as usize]);
+                }
+                Segment::Data(slice) => {
+                    let start = bytes.len();
+                    bytes.resize(start + slice.len as usize, 0);
+                    assert!(self.pool.read(slice.offset, &mut bytes[start..]), "slice inside the pool");
+                }
+                Segment::Zero { len } => bytes.resize(bytes.len() + len as usize, 0),
+            }
+        }
+        bucket.put(path, &bytes);
+        Ok(Reply::Meta(bucket.meta(path).expect("just put")))
+    }
+
+    fn list(&self, bucket: &Bucket, path: &str, cursor: u64) -> Answer<Reply> {
+        let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let mut names: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
+        for key in bucket.objects.keys().filter(|k| k.starts_with(&prefix) && k.len() > prefix.len()) {
+            let name = key[prefix.len()..].split('/').next().expect("a component");
+            if seen.insert(name.to_owned()) {
+                names.push(name.to_owned());
+            }
+        }
+        let start = cursor as usize;
+        let end = (start + self.page).min(names.len());
+        let entries = names[start..end]
+            .iter()
+            .map(|name| {
+                let path = format!("{prefix}{name}");
+                ListEntry { name: name.clone(), meta: bucket.meta(&path).expect("listed") }
+            })
+            .collect();
+        Ok(Reply::Entries { entries, cursor: (end < names.len()).then_some(end as u64) })
+    }
+
+    fn rename_dir(bucket: &mut Bucket, from: &str, to: &str) -> Answer<Reply> {
+        let (old, new) = (format!("{from}/"), format!("{to}/"));
+        if bucket.objects.keys().any(|k| k.starts_with(&new) && *k != new) {
+            return Err(StoreErrorKind::NotEmpty);
+        }
+        let keys: Vec<String> = bucket.objects.keys().filter(|k| k.starts_with(&old)).cloned().collect();
+        for key in keys {
+            if let Some(object) = bucket.objects.remove(&key) {
+                // A copy gets an ETag of its own, as a multipart object's does.
+                bucket.put(&format!("{new}{}", &key[old.len()..]), &object.bytes);
+            }
+        }
+        Ok(Reply::Unit)
+    }
+
+    fn perform(&self, op: &Op) -> Answer<Reply> {
+        let mut bucket = self.bucket();
+        let name = match op {
+            Op::Probe => "probe",
+            Op::Stat { .. } => "stat",
+            Op::List { .. } => "list",
+            Op::ListEnd { .. } => "list_end",
+            Op::Read { .. } => "read",
+            Op::Compose { .. } => "compose",
+            Op::Delete { .. } => "delete",
+            Op::CreateDir { .. } => "create_dir",
+            Op::RemoveDir { .. } => "remove_dir",
+            Op::Copy { .. } => "copy",
+            Op::RenameFile { .. } => "rename_file",
+            Op::RenameDir { .. } => "rename_dir",
+        };
+        bucket.log.push(name);
+        if let Some(at) = bucket.fail.iter().position(|(op, _)| *op == name) {
+            return Err(bucket.fail.remove(at).1);
+        }
+        match op {
+            Op::Probe => Ok(Reply::Capabilities(capabilities())),
+            Op::Stat { path } => bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound),
+            Op::List { path, cursor } => self.list(&bucket, path, *cursor),
+            Op::ListEnd { .. } => Ok(Reply::Unit),
+            Op::Read { path, version, offset, dest } => {
+                self.read(&bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
+            }
+            Op::Compose { path, base, when, segments } => {
+                self.compose(&mut bucket, path, base.as_ref(), when, segments)
+            }
+            Op::Delete { path } => {
+                bucket.objects.remove(path);
+                Ok(Reply::Unit)
+            }
+            Op::CreateDir { path } => {
+                bucket.put(&format!("{path}/"), b"");
+                Ok(Reply::Unit)
+            }
+            Op::RemoveDir { path } => {
+                let marker = format!("{path}/");
+                if bucket.objects.keys().any(|k| k.starts_with(&marker) && *k != marker) {
+                    return Err(StoreErrorKind::NotEmpty);
+                }
+                bucket.objects.remove(&marker).map(|_| Reply::Unit).ok_or(StoreErrorKind::NotFound)
+            }
+            Op::Copy { from, to } => {
+                let object = bucket.objects.get(from).cloned().ok_or(StoreErrorKind::NotFound)?;
+                bucket.put(to, &object.bytes);
+                Ok(Reply::Meta(bucket.meta(to).expect("just put")))
+            }
+            Op::RenameFile { from, to, when } => {
+                if *when == Condition::IfAbsent && bucket.objects.contains_key(to) {
+                    return Err(StoreErrorKind::Exists);
+                }
+                let object = bucket.objects.remove(from).ok_or(StoreErrorKind::NotFound)?;
+                bucket.put(to, &object.bytes);
+                Ok(Reply::Meta(bucket.meta(to).expect("just put")))
+            }
+            Op::RenameDir { from, to } => Self::rename_dir(&mut bucket, from, to),
+        }
+    }
+}
+
+pub fn capabilities() -> Capabilities {
+    Capabilities { scheme: "double".into(), write: true, etag: true, ..Capabilities::default() }
+}
+
+impl Store for MemStore {
+    async fn call(&self, _: MountId, op: Op, _keep: Keep) -> Result<Reply, StoreError> {
+        // Every call waits once, as a real store does.
+        let mut waited = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut waited, true) {
+                return std::task::Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+        self.perform(&op).map_err(|kind| StoreError { kind, text: format!("{op:?}") })
+    }
+}
+
+/// A reply's room, or a request's data.
+#[derive(Default)]
+pub struct Buffer {
+    pub bytes: Vec<u8>,
+    pub taken: usize,
+    pub room: usize,
+}
+
+impl Buffer {
+    pub fn room(room: usize) -> Buffer {
+        Buffer { room, ..Buffer::default() }
+    }
+
+    pub fn of(bytes: &[u8]) -> Buffer {
+        Buffer { bytes: bytes.into(), ..Buffer::default() }
+    }
+}
+
+impl Sink for Buffer {
+    fn remaining(&self) -> usize {
+        self.room - self.bytes.len()
+    }
+    fn put(&mut self, data: &[u8]) -> io::Result<()> {
+        assert!(self.bytes.len() + data.len() <= self.room, "reply overflows");
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+    fn put_zeros(&mut self, len: usize) -> io::Result<()> {
+        self.put(&vec![0; len])
+    }
+    fn put_from_file(&mut self, _: &File, _: usize, _: u64, _: i32) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+impl Source for Buffer {
+    fn remaining(&self) -> usize {
+        self.bytes.len() - self.taken
+    }
+    fn take(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        let end = self.taken + buf.len();
+        buf.copy_from_slice(self.bytes.get(self.taken..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+        self.taken = end;
+        Ok(())
+    }
+    fn take_to_file(&mut self, _: &File, _: usize, _: u64, _: i32) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Directory entries, `limit` of them.
+pub struct Names {
+    pub names: Vec<(String, u64, Option<Entry>)>,
+    pub limit: usize,
+}
+
+impl Names {
+    pub fn new(limit: usize) -> Names {
+        Names { names: Vec::new(), limit }
+    }
+}
+
+impl DirSink for Names {
+    fn add(&mut self, entry: &DirEntry<'_>) -> bool {
+        let fits = self.names.len() < self.limit;
+        if fits {
+            let name = String::from_utf8(entry.name.to_vec()).expect("UTF-8");
+            self.names.push((name, entry.next_offset, None));
+        }
+        fits
+    }
+    fn fits_plus(&self, _: usize) -> bool {
+        self.names.len() < self.limit
+    }
+    fn add_plus(&mut self, name: &DirEntry<'_>, entry: &Entry) -> bool {
+        let fits = self.add(name);
+        if let Some(last) = self.names.last_mut().filter(|_| fits) {
+            last.2 = Some(*entry);
+        }
+        fits
+    }
+}

@@ -1,0 +1,381 @@
+//! Names: which nodeid has which parent and which name. The one place that knows paths.
+//!
+//! Invariants
+//! (1) A node with a place is in its parent's `children` under that name, and the other way round.
+//! (2) A node stays while the guest holds lookups on it, while it has children, while it is open, and while the store
+//!     lacks some of its bytes; the root stays for ever.
+//! (3) nodeids are never used twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::inode::Inode;
+use crate::cache::ContentId;
+use crate::fs::{Errno, NodeId, Result};
+use crate::store::path::{NAME_MAX, PATH_MAX};
+use crate::store::{Kind, Meta};
+
+/// Start of the names under which the objects of unlinked open files are kept; nobody sees or makes such names.
+pub const HIDDEN_PREFIX: &str = ".ovfs-unlinked-";
+
+#[derive(Debug)]
+struct Node {
+    inode: Arc<Inode>,
+    /// Parent and name; `None` for the root and for what was unlinked.
+    place: Option<(NodeId, String)>,
+    children: HashMap<String, NodeId>,
+    nlookup: u64,
+    /// When a name below was last made or removed through us: listings and stats asked for before are out of date.
+    changed: Option<Instant>,
+}
+
+/// All nodes.
+#[derive(Debug)]
+pub struct Tree {
+    nodes: HashMap<NodeId, Node>,
+    next_id: u64,
+    next_content: u64,
+    /// Modification time of directories of which the store knows none.
+    start_ns: i64,
+    limit: usize,
+}
+
+impl Tree {
+    /// Only the root, with room for `limit` nodes.
+    pub fn new(start_ns: i64, limit: usize) -> Tree {
+        let mut tree = Tree { nodes: HashMap::new(), next_id: 2, next_content: 1, start_ns, limit };
+        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true) };
+        let root = Inode::of_store(NodeId::ROOT, &meta, Instant::now(), ContentId(0), start_ns);
+        tree.nodes.insert(NodeId::ROOT, Node::new(root, None));
+        tree
+    }
+
+    /// A number for bytes that had none yet.
+    pub fn content_id(&mut self) -> ContentId {
+        self.next_content += 1;
+        ContentId(self.next_content)
+    }
+
+    fn node(&self, id: NodeId) -> Result<&Node> {
+        self.nodes.get(&id).ok_or(Errno::EBADF)
+    }
+
+    fn node_mut(&mut self, id: NodeId) -> Result<&mut Node> {
+        self.nodes.get_mut(&id).ok_or(Errno::EBADF)
+    }
+
+    /// The inode behind `id`.
+    ///
+    /// # Errors
+    /// EBADF: the guest does not hold such a nodeid.
+    pub fn inode(&self, id: NodeId) -> Result<Arc<Inode>> {
+        Ok(Arc::clone(&self.node(id)?.inode))
+    }
+
+    /// How many nodes there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// All inodes.
+    pub fn inodes(&self) -> impl Iterator<Item = &Arc<Inode>> {
+        self.nodes.values().map(|node| &node.inode)
+    }
+
+    /// The path of `id`, `""` for the root.
+    ///
+    /// # Errors
+    /// EBADF: unknown. ENOENT: unlinked, or below something unlinked.
+    pub fn path(&self, id: NodeId) -> Result<String> {
+        let mut names: Vec<&str> = Vec::new();
+        let mut at = id;
+        while at != NodeId::ROOT {
+            let (parent, name) = self.node(at)?.place.as_ref().ok_or(Errno::ENOENT)?;
+            names.push(name);
+            at = *parent;
+        }
+        names.reverse();
+        Ok(names.join("/"))
+    }
+
+    /// The path that `name` below `parent` has.
+    ///
+    /// # Errors
+    /// As [`Tree::path`]; ENOTDIR; ENAMETOOLONG: longer than a key can be.
+    pub fn path_of(&self, parent: NodeId, name: &str) -> Result<String> {
+        self.node(parent)?.inode.dir()?;
+        let path = crate::store::path::join(&self.path(parent)?, name);
+        if path.len() > PATH_MAX || name.len() > NAME_MAX { Err(Errno::ENAMETOOLONG) } else { Ok(path) }
+    }
+
+    /// The node called `name` below `parent`, if it is known.
+    pub fn child(&self, parent: NodeId, name: &str) -> Option<Arc<Inode>> {
+        let id = self.nodes.get(&parent)?.children.get(name)?;
+        Some(Arc::clone(&self.nodes.get(id)?.inode))
+    }
+
+    /// The known nodes below `parent`.
+    pub fn children(&self, parent: NodeId) -> Vec<(String, Arc<Inode>)> {
+        let Some(node) = self.nodes.get(&parent) else { return Vec::new() };
+        let inode = |id: &NodeId| self.nodes.get(id).map(|child| Arc::clone(&child.inode));
+        node.children.iter().filter_map(|(name, id)| Some((name.clone(), inode(id)?))).collect()
+    }
+
+    /// The parent of `id`: itself for the root and for what was unlinked.
+    pub fn parent(&self, id: NodeId) -> NodeId {
+        self.nodes.get(&id).and_then(|node| node.place.as_ref()).map_or(id, |(parent, _)| *parent)
+    }
+
+    /// Whether a name below `parent` was made or removed through us since `asked`.
+    pub fn changed_since(&self, parent: NodeId, asked: Instant) -> bool {
+        self.nodes.get(&parent).and_then(|node| node.changed).is_some_and(|at| at >= asked)
+    }
+
+    /// Notes that names below `parent` change through us: now.
+    pub fn mark_changed(&mut self, parent: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&parent) {
+            node.changed = Some(Instant::now());
+            node.inode.state().touch();
+        }
+    }
+
+    fn place(
+        &mut self,
+        parent: NodeId,
+        name: &str,
+        make: impl FnOnce(&mut Tree, NodeId) -> Inode,
+    ) -> Result<Arc<Inode>> {
+        if self.nodes.len() >= self.limit {
+            return Err(Errno::ENOMEM);
+        }
+        self.node(parent)?.inode.dir()?;
+        let id = NodeId(self.next_id);
+        self.next_id += 1;
+        let node = Node::new(make(self, id), Some((parent, name.to_owned())));
+        let inode = Arc::clone(&node.inode);
+        self.nodes.insert(id, node);
+        self.node_mut(parent)?.children.insert(name.to_owned(), id);
+        Ok(inode)
+    }
+
+    /// Takes in what the store said of `name` below `parent` when asked at `asked`: updates the node that is there, or puts
+    /// one there. A node of the other kind loses its name.
+    ///
+    /// # Errors
+    /// EBADF: `parent` is gone. ENOMEM: too many nodes.
+    pub fn adopt(&mut self, parent: NodeId, name: &str, meta: &Meta, asked: Instant) -> Result<Arc<Inode>> {
+        if let Some(inode) = self.child(parent, name) {
+            if inode.kind == meta.kind {
+                let fresh = self.content_id();
+                inode.state().observe(inode.kind, meta, asked, || fresh);
+                return Ok(inode);
+            }
+            if inode.state().is_local() {
+                return Ok(inode);
+            }
+            self.detach(inode.id);
+        }
+        let start_ns = self.start_ns;
+        self.place(parent, name, |tree, id| {
+            let content = tree.content_id();
+            Inode::of_store(id, meta, asked, content, start_ns)
+        })
+    }
+
+    /// Puts a new, empty file at `name` below `parent`, which must be free.
+    ///
+    /// # Errors
+    /// EEXIST; EBADF: `parent` is gone; ENOMEM: too many nodes.
+    pub fn create(&mut self, parent: NodeId, name: &str, exclusive: bool) -> Result<Arc<Inode>> {
+        if self.child(parent, name).is_some() {
+            return Err(Errno::EEXIST);
+        }
+        let inode = self.place(parent, name, |_, id| Inode::new_file(id, exclusive))?;
+        self.mark_changed(parent);
+        Ok(inode)
+    }
+
+    /// Takes the name from a node; its number and its handles stay.
+    pub fn detach(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.inode.state().unlinked = true;
+        if let Some((parent, name)) = node.place.take()
+            && let Some(parent) = self.nodes.get_mut(&parent)
+            && parent.children.get(&name) == Some(&id)
+        {
+            parent.children.remove(&name);
+        }
+        self.reap(id);
+    }
+
+    /// Moves a node to `name` below `parent`; whatever has that name loses it.
+    ///
+    /// # Errors
+    /// EBADF: the node or `parent` is gone.
+    pub fn rename(&mut self, id: NodeId, parent: NodeId, name: &str) -> Result<()> {
+        if let Some(old) = self.child(parent, name).filter(|old| old.id != id) {
+            self.detach(old.id);
+        }
+        self.node(parent)?;
+        let old = self.node_mut(id)?.place.replace((parent, name.to_owned()));
+        if let Some((old_parent, old_name)) = old {
+            if let Some(node) = self.nodes.get_mut(&old_parent) {
+                node.children.remove(&old_name);
+            }
+            self.mark_changed(old_parent);
+            self.reap(old_parent);
+        }
+        self.node_mut(parent)?.children.insert(name.to_owned(), id);
+        self.mark_changed(parent);
+        Ok(())
+    }
+
+    /// Whether `id` is `ancestor` or lies below it.
+    pub fn is_below(&self, id: NodeId, ancestor: NodeId) -> bool {
+        let mut at = id;
+        loop {
+            if at == ancestor {
+                return true;
+            }
+            match self.nodes.get(&at).and_then(|node| node.place.as_ref()) {
+                Some((parent, _)) => at = *parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// All inodes below `id`, without itself.
+    pub fn below(&self, id: NodeId) -> Vec<Arc<Inode>> {
+        let mut found = Vec::new();
+        let mut dirs = vec![id];
+        while let Some(dir) = dirs.pop() {
+            let Some(node) = self.nodes.get(&dir) else { continue };
+            for child in node.children.values() {
+                if let Some(node) = self.nodes.get(child) {
+                    found.push(Arc::clone(&node.inode));
+                    dirs.push(*child);
+                }
+            }
+        }
+        found
+    }
+
+    /// The guest learnt of `id` once more.
+    pub fn remember(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.nlookup = node.nlookup.saturating_add(1);
+        }
+    }
+
+    /// The guest forgets `id` so many times; more than it ever learnt is as much as that.
+    pub fn forget(&mut self, id: NodeId, nlookup: u64) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.nlookup = node.nlookup.saturating_sub(nlookup);
+            self.reap(id);
+        }
+    }
+
+    /// Forgets all lookups: the session is over.
+    pub fn forget_all(&mut self) {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            self.forget(id, u64::MAX);
+        }
+    }
+
+    /// Removes `id` if nothing holds it, and then its parents likewise.
+    pub fn reap(&mut self, id: NodeId) {
+        let mut at = id;
+        while let Some(node) = self.nodes.get(&at) {
+            if at == NodeId::ROOT || node.nlookup > 0 || !node.children.is_empty() {
+                return;
+            }
+            let state = node.inode.state();
+            if state.open > 0 || (state.content.is_dirty() && !state.unlinked) {
+                return;
+            }
+            drop(state);
+            let Some(node) = self.nodes.remove(&at) else { return };
+            let Some((parent, name)) = node.place else { return };
+            if let Some(above) = self.nodes.get_mut(&parent) {
+                above.children.remove(&name);
+            }
+            at = parent;
+        }
+    }
+}
+
+impl Node {
+    fn new(inode: Inode, place: Option<(NodeId, String)>) -> Node {
+        Node { inode: Arc::new(inode), place, children: HashMap::new(), nlookup: 0, changed: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir() -> Meta {
+        Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true) }
+    }
+
+    fn file(etag: &str) -> Meta {
+        Meta { kind: Kind::File, size: 3, mtime_ns: Some(1), etag: Some(etag.into()), marker: None }
+    }
+
+    #[test]
+    fn a_rename_of_a_directory_moves_all_paths_below() {
+        let mut tree = Tree::new(0, 100);
+        let a = tree.adopt(NodeId::ROOT, "a", &dir(), Instant::now()).expect("a");
+        let b = tree.adopt(a.id, "b", &dir(), Instant::now()).expect("b");
+        let f = tree.adopt(b.id, "f", &file("1"), Instant::now()).expect("f");
+        assert_eq!(tree.path(f.id).as_deref(), Ok("a/b/f"));
+        tree.rename(a.id, NodeId::ROOT, "z").expect("rename");
+        assert_eq!(tree.path(f.id).as_deref(), Ok("z/b/f"));
+        assert!(tree.is_below(f.id, a.id));
+        assert_eq!(tree.below(a.id).len(), 2);
+    }
+
+    #[test]
+    fn nodes_go_when_nothing_holds_them_and_take_their_parents_along() {
+        let mut tree = Tree::new(0, 100);
+        let a = tree.adopt(NodeId::ROOT, "a", &dir(), Instant::now()).expect("a");
+        let f = tree.adopt(a.id, "f", &file("1"), Instant::now()).expect("f");
+        tree.remember(f.id);
+        tree.remember(f.id);
+        tree.forget(a.id, 5);
+        assert_eq!(tree.len(), 3);
+        tree.forget(f.id, 1);
+        assert_eq!(tree.len(), 3);
+        tree.forget(f.id, u64::MAX);
+        assert_eq!(tree.len(), 1);
+        tree.forget(NodeId::ROOT, u64::MAX);
+        assert!(tree.inode(NodeId::ROOT).is_ok());
+        assert_eq!(tree.inode(f.id).err(), Some(Errno::EBADF));
+    }
+
+    #[test]
+    fn another_version_gets_new_bytes_and_another_kind_a_new_number() {
+        let mut tree = Tree::new(0, 100);
+        let f = tree.adopt(NodeId::ROOT, "f", &file("1"), Instant::now()).expect("f");
+        let before = (f.state().content.lineage(), f.id);
+        tree.adopt(NodeId::ROOT, "f", &file("1"), Instant::now()).expect("same");
+        assert_eq!((f.state().content.lineage(), f.id), before);
+        let g = tree.adopt(NodeId::ROOT, "f", &file("2"), Instant::now()).expect("other");
+        assert_eq!(g.id, f.id);
+        assert_eq!(f.state().content.lineage(), before.0 + 1);
+        tree.remember(f.id);
+        let d = tree.adopt(NodeId::ROOT, "f", &dir(), Instant::now()).expect("dir");
+        assert_ne!(d.id, f.id);
+        assert_eq!(tree.path(f.id), Err(Errno::ENOENT));
+    }
+
+    #[test]
+    fn the_number_of_nodes_has_a_bound() {
+        let mut tree = Tree::new(0, 2);
+        tree.adopt(NodeId::ROOT, "a", &file("1"), Instant::now()).expect("fits");
+        assert_eq!(tree.adopt(NodeId::ROOT, "b", &file("1"), Instant::now()).err(), Some(Errno::ENOMEM));
+    }
+}
