@@ -14,6 +14,7 @@
 //! - [`fuse`]: FUSE constants and structures. [`guest`]: typed FUSE operations and path helpers over a front-end.
 //! - [`daemon`]: starts a daemon under test; [`subject`]: a share for it, and repeatable chance; [`tree`]: what a host
 //!   directory looks like.
+//! - [`hostile`]: a guest that breaks the rules, and what must hold afterwards.
 //! - [`script`], [`cases`], [`transcript`]: the same scripts on two daemons, compared line by line.
 
 pub mod cases;
@@ -23,6 +24,7 @@ pub mod frontend;
 pub mod fuse;
 pub mod gate;
 pub mod guest;
+pub mod hostile;
 pub mod launch;
 pub mod memory;
 pub mod minivu;

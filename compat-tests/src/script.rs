@@ -1,11 +1,10 @@
 //! A script run over a guest, writing down every reply in a form that does not depend on the run.
 //!
-//! What differs between two runs of the same daemon is replaced: inode numbers by the order of their appearance, times
-//! that are not in the past by `now`, the order of directory entries by the alphabet; sizes of directories and block
-//! counts, which are the host file system's affair, are left out. Everything else is kept: errnos, nodeids,
-//! generations, handles, flags, timeouts, modes, owners, data.
+//! What differs between two runs of the same daemon is replaced or left out: times that are not in the past become
+//! `now`, directory entries come in alphabetical order, and inode numbers, sizes of directories and block counts, which
+//! are the host file system's affair, are left out. Everything else is kept: errnos, nodeids, generations, handles,
+//! flags, timeouts, modes, owners, data.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{Answer, Error, Fault};
@@ -46,7 +45,6 @@ pub struct Script {
     /// The shared directory on the host, for what happens behind the daemon's back.
     pub share: Share,
     lines: Vec<Line>,
-    inodes: HashMap<u64, usize>,
 }
 
 impl Script {
@@ -60,7 +58,7 @@ impl Script {
         let mut daemon = share.serve(bin, &case.args);
         let guest = Guest::connect(&daemon.socket(), &Config::default())
             .unwrap_or_else(|error| panic!("{}: {error}: {}", case.name, daemon.log()));
-        let mut script = Script { guest, share, lines: Vec::new(), inodes: HashMap::new() };
+        let mut script = Script { guest, share, lines: Vec::new() };
         (case.run)(&mut script);
         let Script { guest, share, mut lines, .. } = script;
         drop(guest);
@@ -77,10 +75,10 @@ impl Script {
         self.lines.push(Line { step: step.into(), outcome: outcome.into() });
     }
 
-    fn keep<T>(&mut self, step: &str, answer: Answer<T>, show: impl FnOnce(&mut Self, &T) -> String) -> Option<T> {
+    fn keep<T>(&mut self, step: &str, answer: Answer<T>, show: impl FnOnce(&T) -> String) -> Option<T> {
         match answer {
             Ok(value) => {
-                let text = show(self, &value);
+                let text = show(&value);
                 self.note(step, text);
                 Some(value)
             }
@@ -99,83 +97,76 @@ impl Script {
 
     /// Records an INIT answer.
     pub fn init(&mut self, step: &str, answer: Answer<InitReply>) -> Option<InitReply> {
-        self.keep(step, answer, |_, reply| format!("{:#x} {reply:?}", reply.flags))
+        self.keep(step, answer, |reply| format!("{:#x} {reply:?}", reply.flags))
     }
 
     /// Records an answer without content.
     pub fn done(&mut self, step: &str, answer: Answer<()>) -> bool {
-        self.keep(step, answer, |_, ()| "ok".into()).is_some()
+        self.keep(step, answer, |()| "ok".into()).is_some()
     }
 
     /// Records a number.
     pub fn number<N: Into<u64> + Copy>(&mut self, step: &str, answer: Answer<N>) -> Option<N> {
-        self.keep(step, answer, |_, &n| n.into().to_string())
+        self.keep(step, answer, |&n| n.into().to_string())
     }
 
     /// Records bytes: text as it is, much or binary as length and checksum.
     pub fn data(&mut self, step: &str, answer: Answer<Vec<u8>>) -> Option<Vec<u8>> {
-        self.keep(step, answer, |_, bytes| show_bytes(bytes))
+        self.keep(step, answer, |bytes| show_bytes(bytes))
     }
 
     /// Records an entry.
     pub fn entry(&mut self, step: &str, answer: Answer<Entry>) -> Option<Entry> {
-        self.keep(step, answer, Self::show_entry)
+        self.keep(step, answer, show_entry)
     }
 
     /// Records attributes.
     pub fn attr(&mut self, step: &str, answer: Answer<AttrOut>) -> Option<AttrOut> {
-        self.keep(step, answer, |s, out| format!("ttl={} {}", show_ns(out.attr_timeout_ns), s.show_attr(&out.attr)))
+        self.keep(step, answer, |out| format!("ttl={} {}", show_ns(out.attr_timeout_ns), show_attr(&out.attr)))
     }
 
     /// Records an opened handle.
     pub fn opened(&mut self, step: &str, answer: Answer<Opened>) -> Option<Opened> {
-        self.keep(step, answer, |_, opened| format!("fh={} flags={:#x}", opened.fh, opened.flags))
+        self.keep(step, answer, |opened| format!("fh={} flags={:#x}", opened.fh, opened.flags))
     }
 
     /// Records a created and opened file.
     pub fn created(&mut self, step: &str, answer: Answer<(Entry, Opened)>) -> Option<(Entry, Opened)> {
-        self.keep(step, answer, |s, (entry, opened)| {
-            format!("{} fh={} flags={:#x}", s.show_entry(entry), opened.fh, opened.flags)
+        self.keep(step, answer, |(entry, opened)| {
+            format!("{} fh={} flags={:#x}", show_entry(entry), opened.fh, opened.flags)
         })
     }
 
     /// Records directory entries in alphabetical order.
     pub fn listing(&mut self, step: &str, answer: Answer<Vec<DirEntry>>) -> Option<Vec<DirEntry>> {
-        self.keep(step, answer, |s, entries| {
+        self.keep(step, answer, |entries| {
             let mut sorted: Vec<_> = entries.iter().collect();
             sorted.sort_by(|a, b| a.name.cmp(&b.name));
             let shown = sorted.iter().map(|entry| {
                 let name = entry.name.escape_ascii();
-                let plus = entry.entry.as_ref().map(|e| s.show_listed(&entry.name, e)).unwrap_or_default();
+                let plus = entry.entry.as_ref().map(|e| show_listed(&entry.name, e)).unwrap_or_default();
                 format!("{name} type={}{plus}", entry.kind)
             });
             format!("[{}]", shown.collect::<Vec<_>>().join("; "))
         })
     }
-
-    /// READDIRPLUS gives nodeids in the host's order, so they are left out; `..` of the root is the host's affair.
-    fn show_listed(&mut self, name: &[u8], entry: &Entry) -> String {
-        if name == b"." || name == b".." {
-            return format!(" node={}", entry.nodeid);
-        }
-        let ttl = (show_ns(entry.entry_timeout_ns), show_ns(entry.attr_timeout_ns));
-        format!(" gen={} ttl={}/{} {}", entry.generation, ttl.0, ttl.1, show_plain_attr(&entry.attr))
-    }
-
-    fn show_entry(&mut self, entry: &Entry) -> String {
-        let ttl = (show_ns(entry.entry_timeout_ns), show_ns(entry.attr_timeout_ns));
-        let attr = self.show_attr(&entry.attr);
-        format!("node={} gen={} ttl={}/{} {attr}", entry.nodeid, entry.generation, ttl.0, ttl.1)
-    }
-
-    fn show_attr(&mut self, attr: &Attr) -> String {
-        let next = self.inodes.len();
-        let inode = *self.inodes.entry(attr.ino).or_insert(next);
-        format!("{} ino=#{inode}", show_plain_attr(attr))
-    }
 }
 
-fn show_plain_attr(attr: &Attr) -> String {
+/// READDIRPLUS gives nodeids in the host's order, so they are left out; `..` of the root is the host's affair.
+fn show_listed(name: &[u8], entry: &Entry) -> String {
+    if name == b"." || name == b".." {
+        return format!(" node={}", entry.nodeid);
+    }
+    let ttl = (show_ns(entry.entry_timeout_ns), show_ns(entry.attr_timeout_ns));
+    format!(" gen={} ttl={}/{} {}", entry.generation, ttl.0, ttl.1, show_attr(&entry.attr))
+}
+
+fn show_entry(entry: &Entry) -> String {
+    let ttl = (show_ns(entry.entry_timeout_ns), show_ns(entry.attr_timeout_ns));
+    format!("node={} gen={} ttl={}/{} {}", entry.nodeid, entry.generation, ttl.0, ttl.1, show_attr(&entry.attr))
+}
+
+fn show_attr(attr: &Attr) -> String {
     let kind = match attr.kind() {
         libc::S_IFREG => "file",
         libc::S_IFDIR => "dir",

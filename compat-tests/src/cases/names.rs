@@ -1,9 +1,11 @@
 //! Nodes and names: lookup, attributes, making, linking, renaming, removing, symbolic links, extended attributes.
 
+use std::os::unix::fs::MetadataExt;
+
 use super::{plain, with};
 use crate::fuse::{Entry, ROOT, fattr};
 use crate::guest::{SetAttr, group_extension, security_extension};
-use crate::script::{Case, Script, show_time};
+use crate::script::{Case, Script, show_fault, show_time};
 
 /// The cases of this file.
 pub fn cases() -> Vec<Case> {
@@ -26,6 +28,12 @@ pub fn cases() -> Vec<Case> {
         with("xattr-on", &["--xattr"], xattrs),
         with("xattr-map", &["--xattrmap", ":map::user.virtiofs.:"], xattrs),
         with("xattr-acl", &["--posix-acl"], xattrs),
+        with("submounts", &["--shared-dir", "/", "--sandbox", "none"], submounts),
+        with(
+            "submounts-unannounced",
+            &["--shared-dir", "/", "--sandbox", "none", "--no-announce-submounts"],
+            submounts,
+        ),
         with("xattr-killpriv", &["--xattr", "--killpriv-v2"], killpriv),
         with("xattr-no-killpriv", &["--xattr"], killpriv),
         with("translate-squash", &["--translate-uid", "squash-guest:0:5000:100000"], owners),
@@ -42,7 +50,9 @@ fn find(s: &mut Script, name: &str) -> Entry {
 fn lookups(s: &mut Script) {
     s.mount();
     for name in ["f", "hard", "d", "link", "escape", "pipe", "missing", "f", "owned", "setuid"] {
-        find(s, name);
+        let entry = find(s, name);
+        let host = s.share.join(name).symlink_metadata().map(|meta| meta.ino()).unwrap_or(0);
+        s.note(format!("inode number of {name}"), if entry.attr.ino == host { "the host's" } else { "another" });
     }
     let (file, dir) = (find(s, "f").nodeid, find(s, "d").nodeid);
     for (what, parent, name) in [
@@ -78,6 +88,21 @@ fn lookups(s: &mut Script) {
     s.attr("GETATTR after a change on the host", answer);
     std::fs::remove_file(s.share.join("appears")).unwrap_or_default();
     find(s, "appears");
+}
+
+/// Shares `/`, where `/proc` and `/dev` are mounts of their own, and looks only at what marks a submount.
+fn submounts(s: &mut Script) {
+    s.mount();
+    for name in ["proc", "dev", "usr"] {
+        let outcome = match s.guest.lookup(ROOT, name.as_bytes()) {
+            Ok(entry) => {
+                let again = s.guest.getattr(entry.nodeid, None).map(|out| out.attr.flags);
+                format!("node={} flags={:#x} GETATTR flags={again:?}", entry.nodeid, entry.attr.flags)
+            }
+            Err(fault) => show_fault(&fault),
+        };
+        s.note(format!("LOOKUP /{name}"), outcome);
+    }
 }
 
 fn attributes(s: &mut Script) {
@@ -132,7 +157,7 @@ fn attributes(s: &mut Script) {
     for node in [ROOT, 4242] {
         let answer = s.guest.statfs(node);
         let outcome = answer.map(|st| format!("bsize={} namelen={} frsize={}", st.bsize, st.namelen, st.frsize));
-        let outcome = outcome.unwrap_or_else(|fault| crate::script::show_fault(&fault));
+        let outcome = outcome.unwrap_or_else(|fault| show_fault(&fault));
         s.note(format!("STATFS {node}"), outcome);
         let answer = s.guest.syncfs(node);
         s.done(&format!("SYNCFS {node}"), answer);

@@ -49,6 +49,12 @@ fn whole<T>(payload: &[u8], what: &'static str, read: impl FnOnce(&mut Fields) -
 }
 
 impl Guest {
+    /// A guest that has negotiated SECURITY_CTX sends a context with every new inode, an empty one if it has none.
+    fn security_context(&self, extensions: Vec<u8>) -> Vec<u8> {
+        let wanted = self.negotiated & init::SECURITY_CTX != 0 && extensions.is_empty();
+        if wanted { Body::new().u32s(&[8, 0]).0 } else { extensions }
+    }
+
     fn entry(&mut self, opcode: u32, nodeid: u64, arg: &[u8], extensions: Vec<u8>) -> Answer<Entry> {
         let payload = self.call(&Call { opcode, nodeid, args: vec![arg], extensions, reply: Some(128) })?;
         whole(&payload, "entry", Entry::read)
@@ -84,12 +90,14 @@ impl Guest {
 
     /// SYMLINK: `name` in `parent` pointing to `target`.
     pub fn symlink(&mut self, parent: u64, name: &[u8], target: &[u8]) -> Answer<Entry> {
-        self.entry(op::SYMLINK, parent, &Body::new().name(name).name(target).0, Vec::new())
+        let extensions = self.security_context(Vec::new());
+        self.entry(op::SYMLINK, parent, &Body::new().name(name).name(target).0, extensions)
     }
 
     /// MKNOD; `mode` with type bits.
     pub fn mknod(&mut self, parent: u64, name: &[u8], mode: u32, rdev: u32, umask: u32) -> Answer<Entry> {
-        self.entry(op::MKNOD, parent, &Body::new().u32s(&[mode, rdev, umask, 0]).name(name).0, Vec::new())
+        let extensions = self.security_context(Vec::new());
+        self.entry(op::MKNOD, parent, &Body::new().u32s(&[mode, rdev, umask, 0]).name(name).0, extensions)
     }
 
     /// MKDIR.
@@ -99,6 +107,7 @@ impl Guest {
 
     /// MKDIR with a umask and extensions.
     pub fn mkdir_ext(&mut self, parent: u64, name: &[u8], mode: u32, umask: u32, extensions: Vec<u8>) -> Answer<Entry> {
+        let extensions = self.security_context(extensions);
         self.entry(op::MKDIR, parent, &Body::new().u32s(&[mode, umask]).name(name).0, extensions)
     }
 
@@ -148,6 +157,7 @@ impl Guest {
         umask: u32,
         extensions: Vec<u8>,
     ) -> Answer<(Entry, Opened)> {
+        let extensions = self.security_context(extensions);
         let arg = Body::new().u32s(&[flags.cast_unsigned(), libc::S_IFREG | mode, umask, 0]).name(name).0;
         let call = Call { opcode: op::CREATE, nodeid: parent, args: vec![&arg], extensions, reply: Some(144) };
         let payload = self.call(&call)?;
