@@ -106,8 +106,7 @@ impl Connection {
     pub fn open(path: &Path) -> io::Result<(Self, Offer)> {
         let socket = UnixStream::connect(path)?;
         socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        let connection =
-            Self { socket, memory: memfd()?, kick: eventfd()?, _call: eventfd()?, next: 0, unique: 0 };
+        let connection = Self { socket, memory: memfd()?, kick: eventfd()?, _call: eventfd()?, next: 0, unique: 0 };
         connection.memory.set_len(MEMORY_SIZE)?;
         connection.send(SET_OWNER, &[], &[])?;
         let features = connection.ask(GET_FEATURES)?;

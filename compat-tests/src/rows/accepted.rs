@@ -60,8 +60,15 @@ fn entry(table: &Table) -> Result<Accepted, String> {
         value.map(str::to_owned).ok_or(format!("`{key}` is missing"))
     };
     let rows = table.get("rows").and_then(Item::as_array).ok_or("`rows` is missing")?;
-    let rows = rows.iter().map(|id| id.as_str().map(str::to_owned).ok_or("`rows` holds row ids")).collect::<Result<_, _>>()?;
-    Ok(Accepted { rows, fact: word("fact")?, virtiofsd: word("virtiofsd")?, ovfs: word("ovfs")?, reason: word("reason")? })
+    let rows =
+        rows.iter().map(|id| id.as_str().map(str::to_owned).ok_or("`rows` holds row ids")).collect::<Result<_, _>>()?;
+    Ok(Accepted {
+        rows,
+        fact: word("fact")?,
+        virtiofsd: word("virtiofsd")?,
+        ovfs: word("ovfs")?,
+        reason: word("reason")?,
+    })
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ pub fn status(pid: u32, key: &str) -> String {
 
 /// A file below `/proc/PID`, trimmed.
 pub fn proc_file(pid: u32, name: &str) -> String {
-    fs::read_to_string(format!("/proc/{pid}/{name}")).map_or_else(|error| error.to_string(), |text| text.trim().to_owned())
+    fs::read_to_string(format!("/proc/{pid}/{name}"))
+        .map_or_else(|error| error.to_string(), |text| text.trim().to_owned())
 }
 
 /// Whether a process shares each kind of namespace with us: `ipc shared, mnt own, …`.
@@ -81,6 +82,20 @@ pub fn file(path: &Path) -> String {
         _ => "file",
     };
     format!("{kind} {:o} {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid())
+}
+
+/// Any group but root's that this machine knows: name and number.
+///
+/// # Panics
+/// When there is none.
+pub fn some_group() -> (String, u32) {
+    let groups = fs::read_to_string("/etc/group").expect("read the groups");
+    let parse = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        Some((name, fields.nth(1)?.parse().ok()?))
+    };
+    groups.lines().filter_map(parse).find(|&(_, gid)| gid != 0).expect("a group besides root")
 }
 
 /// The interfaces that a process sees.

@@ -64,10 +64,7 @@ impl<'a> Stage<'a> {
 
     /// The same under another name, in a place that every user can reach.
     pub fn basic_as<S: AsRef<OsStr>>(&self, exe: &Path, args: impl IntoIterator<Item = S>) -> Launch {
-        Launch::new(exe)
-            .cwd(self.scratch.path())
-            .args(["--shared-dir", "sh", "--socket-path", "run/s"])
-            .args(args)
+        Launch::new(exe).cwd(self.scratch.path()).args(["--shared-dir", "sh", "--socket-path", "run/s"]).args(args)
     }
 
     /// A path in the scratch directory.
@@ -78,6 +75,12 @@ impl<'a> Stage<'a> {
     /// The socket of `basic`.
     pub fn socket(&self) -> PathBuf {
         self.path("run/s")
+    }
+
+    /// Adds what lies at the socket's and the pid file's place.
+    pub fn put_files(&self, facts: &mut Facts, prefix: &str) {
+        facts.put(format!("{prefix}socket"), inspect::file(&self.socket()));
+        facts.put(format!("{prefix}pid file"), inspect::file(&self.path("run/s.pid")));
     }
 
     /// A symbolic link to the executable under this name.
@@ -124,7 +127,7 @@ impl<'a> Stage<'a> {
             out.push_str(&text::log_line(line));
             out.push_str(end);
         }
-        let out = out.replace(&*self.scratch.path().to_string_lossy(), "SCRATCH");
+        let out = text::mount_ids(&out).replace(&*self.scratch.path().to_string_lossy(), "SCRATCH");
         let out = out.replace(&format!("{} {}", self.program.name, self.program.version), "NAME VERSION");
         text::replace_word(&out, &self.program.name, text::NAME)
     }

@@ -10,7 +10,8 @@ pub fn replace_word(text: &str, word: &str, by: &str) -> String {
     let mut rest = text;
     while let Some(at) = rest.find(word) {
         let (before, after) = (&rest[..at], &rest[at + word.len()..]);
-        let alone = !inside(before.chars().next_back().or_else(|| out.chars().next_back())) && !inside(after.chars().next());
+        let alone =
+            !inside(before.chars().next_back().or_else(|| out.chars().next_back())) && !inside(after.chars().next());
         out.push_str(before);
         out.push_str(if alone { by } else { word });
         rest = after;
@@ -35,6 +36,19 @@ fn header(line: &str) -> Option<(&str, &str)> {
     let padded = rest.len() - target.len() == 6;
     let named = !target.is_empty() && !target.contains(' ');
     (shape == "0000-00-00T00:00:00Z" && padded && named).then_some((level, text))
+}
+
+/// `(mount ID: 51)` → `(mount ID: N)`: the kernel numbers mounts as they come.
+pub fn mount_ids(text: &str) -> String {
+    const LABEL: &str = "(mount ID: ";
+    let mut parts = text.split(LABEL);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(LABEL);
+        out.push('N');
+        out.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    out
 }
 
 /// A syslog datagram: `<14>Nov 21 07:24:10 virtiofsd[77]: text` → `<14>TIME virtiofsd[PID]: text`, with the PID apart.
@@ -105,6 +119,12 @@ mod tests {
     }
 
     #[test]
+    fn mount_ids_lose_their_numbers() {
+        assert_eq!(mount_ids("a (mount ID: 51): b (mount ID: 7)"), "a (mount ID: N): b (mount ID: N)");
+        assert_eq!(mount_ids("plain"), "plain");
+    }
+
+    #[test]
     fn datagrams_lose_time_and_pid() {
         let (text, pid) = datagram("<14>Nov  1 07:24:10 virtiofsd[77]: Waiting...");
         assert_eq!((text.as_str(), pid), ("<14>TIME virtiofsd[PID]: Waiting...", Some(77)));
@@ -113,7 +133,8 @@ mod tests {
 
     #[test]
     fn help_options_pair_names_with_defaults() {
-        let help = "Options:\n      --a <A>\n          Text\n          \n          [default: 1]\n  -f\n          Other -x\n";
+        let help =
+            "Options:\n      --a <A>\n          Text\n          \n          [default: 1]\n  -f\n          Other -x\n";
         let want = [("--a <A>".to_owned(), "[default: 1]".to_owned()), ("-f".to_owned(), String::new())];
         assert_eq!(help_options(help), want);
     }
