@@ -238,6 +238,7 @@ impl Launch {
     /// # Panics
     /// When it cannot be started at all.
     pub fn start(self) -> Daemon {
+        table::adopt_orphans();
         let mut command = Command::new(&self.argv[0]);
         command.args(&self.argv[1..]).env_clear().envs(&self.env);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -513,10 +514,11 @@ impl Drop for Daemon {
         }
         // Until all are gone: a restart in the same place must not meet their locks.
         let deadline = Instant::now() + EXIT_TIMEOUT;
-        while Instant::now() < deadline {
+        loop {
             let members: Vec<u32> =
                 process_table().iter().filter(|process| process.group == leader).map(|process| process.pid).collect();
-            if members.is_empty() {
+            table::reap_group(leader);
+            if members.is_empty() || Instant::now() > deadline {
                 return;
             }
             members.into_iter().for_each(|pid| kill(pid, libc::SIGKILL));

@@ -10,6 +10,19 @@ pub fn kill(pid: u32, signal: libc::c_int) {
     }
 }
 
+/// Makes orphans of our daemons our children: where the machine's first process reaps nobody, they would pile up.
+pub(super) fn adopt_orphans() {
+    // SAFETY: numbers only. Where the kernel refuses, orphans go to the first process as usual.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+}
+
+/// Reaps the ended members of a process group whose leader was reaped before.
+pub(super) fn reap_group(group: u32) {
+    let Ok(group) = libc::pid_t::try_from(group) else { return };
+    // SAFETY: a null status pointer is allowed; the call takes numbers besides.
+    while unsafe { libc::waitpid(-group, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
+}
+
 /// One line of the process table.
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessEntry {
