@@ -236,7 +236,8 @@ fn b20_a_listening_descriptor() {
 fn b21_a_connected_descriptor() {
     Row::new("B21").is("rc", 1).has("stderr", "code: 22").check(|stage| {
         let (ours, theirs) = UnixStream::pair().expect("make a pair");
-        let facts = stage.ended(stage.launch(["--shared-dir", "sh", "--fd", "3"]).pass_fd(theirs, 3));
+        let facts =
+            stage.ended(stage.launch(["--shared-dir", "sh", "--fd", "3", "--rlimit-nofile", "0"]).pass_fd(theirs, 3));
         drop(ours);
         facts
     });
@@ -245,7 +246,7 @@ fn b21_a_connected_descriptor() {
 #[test]
 fn b22_a_closed_descriptor() {
     let row = Row::new("B22").is("rc", 1).has("stderr", "Bad file descriptor").has("stderr", "Waiting for");
-    row.check(|stage| stage.ended(stage.launch(["--shared-dir", "sh", "--fd", "77"])));
+    row.check(|stage| stage.ended(stage.launch(["--shared-dir", "sh", "--fd", "77", "--rlimit-nofile", "0"])));
 }
 
 #[test]
