@@ -181,6 +181,8 @@ class Case:
         dirs = store.dirs()
         problems += [f"{name}/: in the guest, not in the store" for name in sorted(self.stream.dirs - dirs)]
         problems += [f"{name}/: in the store, not in the guest" for name in sorted(dirs - self.stream.dirs)]
+        if self.share == "s3" and store.unfinished_uploads():
+            problems.append(f"{store.unfinished_uploads()} multipart uploads were neither finished nor aborted")
         return "\n".join(problems[:20]) if problems else None
 
 
