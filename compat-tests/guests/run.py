@@ -10,6 +10,7 @@ import argparse
 import difflib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -226,6 +227,8 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
+    # An end by signal must stop the children too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report = Report()
     machine = None
     binary = options.binary and os.path.abspath(options.binary)
