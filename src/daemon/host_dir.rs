@@ -2,12 +2,16 @@
 //! any capability, and ends as its child ends; otherwise there is one process.
 
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
 use virtiofsd::passthrough;
 use virtiofsd::sandbox::SandboxMode;
 
-use super::StartError;
+use super::{StartError, device_config};
 use crate::cli::{Device, HostDir, Setup};
+use crate::device;
+use crate::fuse::{Server, ServerOptions};
+use crate::passthrough::Passthrough;
 use crate::process::sandbox::{self, Confined, Role};
 use crate::process::socket::Endpoint;
 use crate::process::{caps, limits, seccomp};
@@ -28,7 +32,7 @@ pub(super) fn run(dir: HostDir, setup: &Setup) -> Result<i32, StartError> {
     let place = (setup.sandbox.mode == SandboxMode::None).then_some(place);
     seccomp::enable(setup.seccomp, setup.log.syslog)?;
     caps::keep_for_host_dir(dir.config.inode_file_handles, dir.modcaps.as_deref())?;
-    serve_passthrough(complete(dir.config, confined, guest_fd_limit), dir.readonly, listener, &setup.device)?;
+    serve_passthrough(complete(dir.config, confined, guest_fd_limit), dir.readonly, &listener, &setup.device)?;
     if let Some(place) = place {
         place.remove();
     }
@@ -51,8 +55,11 @@ fn complete(config: passthrough::Config, confined: Confined, guest_fd_limit: u64
 fn serve_passthrough(
     config: passthrough::Config,
     readonly: bool,
-    listener: UnixListener,
+    listener: &UnixListener,
     device: &Device,
 ) -> Result<(), StartError> {
-    super::interim::serve(config, readonly, listener, device)
+    let fs = Arc::new(Passthrough::new(config, readonly).map_err(StartError::FileSystem)?);
+    let server = Arc::new(Server::new(fs, ServerOptions { readonly }));
+    let migrate = Arc::clone(&server);
+    device::serve(&device_config(device), server, Some(migrate), listener).map_err(StartError::Device)
 }

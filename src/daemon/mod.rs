@@ -6,7 +6,6 @@
 
 mod backend;
 mod host_dir;
-mod interim;
 
 use std::env;
 use std::ffi::OsStr;
@@ -54,8 +53,8 @@ enum StartError {
     Pool { len: usize, error: io::Error },
     #[error("Error creating the broker's socket: {0}")]
     BrokerSocket(io::Error),
-    #[error("{0}")]
-    Device(String),
+    #[error(transparent)]
+    Device(#[from] crate::device::StartError),
     #[error("Not built in this tree: {0}")]
     NotBuilt(&'static str),
 }
@@ -99,5 +98,15 @@ fn start(options: Options, vault: Vault) -> Result<i32, StartError> {
             let url = vault.take(&share.url);
             backend::run(share, url, &setup)
         }
+    }
+}
+
+/// The device's shape, as the flags have it.
+fn device_config(device: &cli::Device) -> crate::device::Config {
+    crate::device::Config {
+        tag: device.tag.clone(),
+        thread_pool_size: device.thread_pool_size,
+        announced_request_queues: device.num_request_queues.into(),
+        ..crate::device::Config::default()
     }
 }
