@@ -173,16 +173,18 @@ fn the_short_form_is_a_socket_and_a_url() {
 #[test]
 fn stray_positionals_are_refused() {
     let stage = stage();
-    let lines: [&[&str]; 4] = [
-        &["run/s", "memory://", "extra"],
-        &["extra"],
-        &["--backend", "memory://", "--socket-path", "run/s", "extra"],
-        &["--shared-dir", "sh", "--socket-path", "run/s", "extra"],
+    let lines: [(&[&str], &str); 4] = [
+        // Three are not the short form, so the first one is already too many.
+        (&["run/s", "memory://", "extra"], "'run/s'"),
+        (&["extra"], "'extra'"),
+        (&["--backend", "memory://", "--socket-path", "run/s", "extra"], "'extra'"),
+        (&["--shared-dir", "sh", "--socket-path", "run/s", "extra"], "'extra'"),
     ];
-    for args in lines {
+    for (args, word) in lines {
         let finished = stage.launch(args).run();
         assert_eq!(finished.exit, Exit::Code(2), "{args:?}: {}", finished.stderr);
-        assert!(finished.stderr.contains("unexpected argument 'extra' found"), "{args:?}: {}", finished.stderr);
+        let text = format!("error: unexpected argument {word} found");
+        assert!(finished.stderr.contains(&text), "{args:?}: {}", finished.stderr);
         assert_nothing_left(&stage);
     }
 }
@@ -415,13 +417,17 @@ fn no_secret_is_in_the_device_process_memory() {
         with_backend(&stage, &s3.url(""), &[]).env("AWS_ACCESS_KEY_ID", "ours").env("AWS_SECRET_ACCESS_KEY", SECRET);
     for (place, launch) in [("the URL", in_url), ("the environment", in_environment)] {
         let mut daemon = stage.ready(launch);
+        let assert_clean = |device: u32, when: &str| {
+            let found = memory_holding(device, CANARY.as_bytes());
+            assert!(found.is_empty(), "{when}, a secret from {place} is in the device process: {found:#?}");
+        };
+        assert_clean(daemon.worker(), "before a guest");
         let (mut guest, _) = stage.connect(&mut daemon);
         guest.start_queues().expect("start the queues");
         guest.init().expect("INIT");
         let read = inspect::read_of(&mut guest, ROOT, "f");
         assert!(read.contains("\"hello\\n\""), "the secret from {place} works: {read}");
-        let found = memory_holding(daemon.worker(), CANARY.as_bytes());
-        assert!(found.is_empty(), "a secret from {place} is in the device process, in {found:?}");
+        assert_clean(daemon.worker(), "with a guest");
         drop(guest);
     }
 }
