@@ -457,6 +457,15 @@ fn x15_gid_map_as_root() {
 }
 
 #[test]
+fn x16_a_translation_up_to_the_last_id_starts() {
+    Row::new("X16").is("rc", 0).check(|stage| {
+        // 65536 + 4294901760 is 2^32: one more than a 32-bit number holds.
+        let args = ["--translate-uid", "map:0:1000:65536", "--translate-uid", "forbid-guest:65536:4294901760"];
+        stage.serve(stage.ready(stage.basic(args)))
+    });
+}
+
+#[test]
 fn x09_words_in_any_case_and_bundled_flags_start() {
     Row::new("X09").is("case rc", 0).is("bundle rc", 0).is("compat rc", 0).check(|stage| {
         let mut facts = Facts::new();

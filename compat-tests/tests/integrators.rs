@@ -110,7 +110,7 @@ fn e07_incus_with_id_mapping() {
         let mut args = vec!["--cache=never".to_owned(), dir];
         for kind in ["uid", "gid"] {
             args.push(format!("--translate-{kind}=map:0:1000000:65536"));
-            args.push(format!("--translate-{kind}=forbid-guest:65536:4294901760"));
+            args.push(format!("--translate-{kind}=forbid-guest:65536:4294901759"));
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         served(stage, by_descriptor(stage, 3, &args), false)
