@@ -60,7 +60,7 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
     let pool = Arc::new(Pool::new(len).map_err(|error| StartError::Pool { len, error })?);
     let (broker_end, device_end) = UnixStream::pair().map_err(StartError::BrokerSocket)?;
     let held = Held::hold()?;
-    match sandbox::enter(&setup.sandbox)? {
+    match sandbox::enter(&setup.sandbox).inspect_err(|_| place.remove())? {
         Role::Worker(_) => {
             held.release();
             drop((url, broker_end, place));

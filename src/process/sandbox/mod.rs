@@ -33,8 +33,10 @@ use virtiofsd::sandbox::{Error as Cause, SandboxMode};
 pub use child::{Child, reap};
 use clone::{DeathLink, Forked, clone_process};
 
-use super::log::TARGET;
 use crate::cli::SandboxPlan;
+
+/// The module name in this folder's log lines.
+const TARGET: &str = "ovfs::sandbox";
 
 /// Why the process is not confined.
 #[derive(Debug, Error)]
