@@ -174,7 +174,9 @@ fn namespace(plan: &SandboxPlan, root: bool, dir: Option<&CStr>) -> Result<Role,
                 // SAFETY: ends this process, which has nothing to clean up.
                 unsafe { libc::_exit(1) };
             }
-            become_root_inside();
+            if dir.is_some() {
+                become_root_inside();
+            }
             // After the change of ids, which would undo it.
             link.arm().map_err(Cause::Fork)?;
             match dir {
