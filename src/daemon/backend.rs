@@ -11,7 +11,7 @@ use super::StartError;
 use crate::cli::{BackendShare, Device, Setup};
 use crate::process::isolated;
 use crate::process::sandbox::{self, Child, Role};
-use crate::process::secrets::{self, SecretUrl};
+use crate::process::secrets::{Environment, SecretUrl};
 use crate::process::signals::Held;
 use crate::process::socket::Endpoint;
 use crate::process::{caps, limits, seccomp};
@@ -59,12 +59,13 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
     let len = share.cache_size;
     let pool = Arc::new(Pool::new(len).map_err(|error| StartError::Pool { len, error })?);
     let (broker_end, device_end) = UnixStream::pair().map_err(StartError::BrokerSocket)?;
+    let environment = Environment::locate();
     let held = Held::hold()?;
-    match sandbox::enter(&setup.sandbox)? {
+    match sandbox::enter(&setup.sandbox).inspect_err(|_| place.remove())? {
         Role::Worker(_) => {
             held.release();
             drop((url, broker_end, place));
-            secrets::forget_environment();
+            environment.forget();
             seccomp::no_new_privs()?;
             seccomp::enable(setup.seccomp, setup.log.syslog)?;
             caps::drop_all()?;

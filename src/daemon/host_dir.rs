@@ -20,7 +20,7 @@ use crate::process::{caps, limits, seccomp};
 pub(super) fn run(dir: HostDir, setup: &Setup) -> Result<i32, StartError> {
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     let guest_fd_limit = limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
-    let confined = match sandbox::enter(&setup.sandbox)? {
+    let confined = match sandbox::enter(&setup.sandbox).inspect_err(|_| place.remove())? {
         Role::Worker(confined) => confined,
         Role::Parent(child) => {
             drop(listener);
@@ -28,12 +28,13 @@ pub(super) fn run(dir: HostDir, setup: &Setup) -> Result<i32, StartError> {
             return Ok(child.wait());
         }
     };
-    // Inside a sandbox the socket's path means nothing, or something else; and the parent holds the pid file.
-    let place = (setup.sandbox.mode == SandboxMode::None).then_some(place);
+    // Of two processes the parent holds the pid file.
+    let place = (setup.sandbox.mode != SandboxMode::Namespace).then_some(place);
     seccomp::enable(setup.seccomp, setup.log.syslog)?;
     caps::keep_for_host_dir(dir.config.inode_file_handles, dir.modcaps.as_deref())?;
     serve_passthrough(complete(dir.config, confined, guest_fd_limit), dir.readonly, &listener, &setup.device)?;
-    if let Some(place) = place {
+    // In a sandbox the socket's path means something else, or nothing.
+    if let Some(place) = place.filter(|_| setup.sandbox.mode == SandboxMode::None) {
         place.remove();
     }
     Ok(0)

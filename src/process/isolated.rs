@@ -52,3 +52,24 @@ pub fn run<E: std::fmt::Display>(check: impl FnOnce() -> Result<(), E>) -> Resul
         _ => Err(CheckError::Died),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdict_crosses_the_process_boundary() {
+        let mut touched = false;
+        let check = || {
+            touched = true;
+            Ok::<(), String>(())
+        };
+        assert!(run(check).is_ok());
+        assert!(!touched, "the check ran in this process");
+        assert_eq!(run(|| Err("no such\nbucket")).unwrap_err().to_string(), "no such\nbucket");
+        assert!(matches!(run(|| Err("")).unwrap_err(), CheckError::Failed(text) if text.is_empty()));
+        // SAFETY: ends the check's own process.
+        let died = run(|| -> Result<(), String> { unsafe { libc::_exit(0) } });
+        assert!(matches!(died, Err(CheckError::Died)));
+    }
+}

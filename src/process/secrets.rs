@@ -100,13 +100,25 @@ impl Vault {
     }
 }
 
-/// Overwrites this process's copy of its environment, in which the credentials of stores may stand. For the device
-/// process, which has no use for them; afterwards no environment variable can be read any more.
-pub fn forget_environment() {
-    if let Some([_, environment]) = argument_and_environment_areas() {
-        // SAFETY: the kernel says that the environment lies there, in this process's own writable stack. There is one
-        // thread, and std copies variables when asked. All zeros are empty strings to whoever asks later.
-        wipe(unsafe { slice::from_raw_parts_mut(environment.start as *mut u8, environment.len()) });
+/// Where this process's environment lies, in which the credentials of stores may stand.
+#[derive(Debug)]
+pub struct Environment(Option<Range<usize>>);
+
+impl Environment {
+    /// Finds it, while /proc can still be reached.
+    pub fn locate() -> Environment {
+        Environment(argument_and_environment_areas().map(|[_, environment]| environment))
+    }
+
+    /// Overwrites it. For the device process, which has no use for it; afterwards no environment variable can be read
+    /// any more. There must be one thread.
+    pub fn forget(self) {
+        if let Some(area) = self.0 {
+            // SAFETY: the kernel said that the environment lies there, in this process's own writable stack, which
+            // stays mapped; a fork changes no addresses. There is one thread, and std copies variables when asked. All
+            // zeros are empty strings to whoever asks later.
+            wipe(unsafe { slice::from_raw_parts_mut(area.start as *mut u8, area.len()) });
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use libc::{c_int, pid_t};
 use log::error;
 
-use super::super::log::TARGET;
+use super::TARGET;
 
 /// A forked worker.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::ptr;
 use log::warn;
 use virtiofsd::sandbox::Error as Cause;
 
-use super::super::log::TARGET;
+use super::TARGET;
 
 /// Drops them if this process can change its ids.
 pub(super) fn drop_supplementary() -> Result<(), Cause> {

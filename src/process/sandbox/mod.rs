@@ -33,8 +33,10 @@ use virtiofsd::sandbox::{Error as Cause, SandboxMode};
 pub use child::{Child, reap};
 use clone::{DeathLink, Forked, clone_process};
 
-use super::log::TARGET;
 use crate::cli::SandboxPlan;
+
+/// The module name in this folder's log lines.
+const TARGET: &str = "ovfs::sandbox";
 
 /// Why the process is not confined.
 #[derive(Debug, Error)]
@@ -172,7 +174,9 @@ fn namespace(plan: &SandboxPlan, root: bool, dir: Option<&CStr>) -> Result<Role,
                 // SAFETY: ends this process, which has nothing to clean up.
                 unsafe { libc::_exit(1) };
             }
-            become_root_inside();
+            if dir.is_some() {
+                become_root_inside();
+            }
             // After the change of ids, which would undo it.
             link.arm().map_err(Cause::Fork)?;
             match dir {
