@@ -1,7 +1,7 @@
 //! Starts a daemon under test and ends it.
 //!
-//! The binaries come from the environment: `OVFS_BIN` (else `ovfs` in the target directory of the running test) and
-//! `VIRTIOFSD_BIN` (else `virtiofsd` on `PATH` or in cargo's bin directory).
+//! A daemon that serves one guest, at default or given options; tests of command line and process use
+//! [`launch`](crate::launch) instead.
 
 use std::env;
 use std::fs::{self, File};
@@ -12,6 +12,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::launch::{Which, binary};
 
 /// What a daemon writes when it can be connected to.
 pub const READY: &str = "Waiting for vhost-user socket connection";
@@ -24,23 +26,12 @@ pub fn patience() -> Duration {
 
 /// The ovfs under test.
 pub fn ovfs_bin() -> PathBuf {
-    if let Some(path) = env::var_os("OVFS_BIN") {
-        return path.into();
-    }
-    // Test executables live in target/PROFILE/deps, the binary in target/PROFILE.
-    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("ovfs")));
-    beside.filter(|path| path.exists()).unwrap_or_else(|| panic!("set OVFS_BIN or build the ovfs binary first"))
+    binary(Which::Ovfs)
 }
 
 /// The virtiofsd to compare with.
 pub fn virtiofsd_bin() -> PathBuf {
-    if let Some(path) = env::var_os("VIRTIOFSD_BIN") {
-        return path.into();
-    }
-    let mut dirs: Vec<PathBuf> = env::var_os("PATH").map(|p| env::split_paths(&p).collect()).unwrap_or_default();
-    dirs.extend(env::home_dir().map(|home| home.join(".cargo/bin")));
-    let found = dirs.into_iter().map(|dir| dir.join("virtiofsd")).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("set VIRTIOFSD_BIN or install virtiofsd 1.14.0"))
+    binary(Which::Virtiofsd)
 }
 
 /// A running daemon with its socket and log in a directory of its own.

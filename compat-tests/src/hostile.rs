@@ -179,10 +179,11 @@ impl Session {
     fn describe(&mut self, unique: u64, waited: Result<Completion, Error>) -> String {
         match waited {
             Ok(done) if done.used == 0 => "used 0".into(),
-            Ok(done) => match done.reply(unique) {
-                Ok((0, _)) => "ok".into(),
-                Ok((errno, _)) => errno_name(errno),
-                Err(error) => error.to_string(),
+            Ok(done) => match (done.clone().reply(unique), done.reply(0)) {
+                (Ok((0, _)), _) => "ok".into(),
+                (Ok((errno, _)), _) => errno_name(errno),
+                (Err(_), Ok((errno, _))) if errno != 0 => format!("{} for unique 0", errno_name(errno)),
+                (Err(error), _) => error.to_string(),
             },
             Err(Error::Timeout { .. }) => "hang".into(),
             Err(Error::Disconnected(_)) => match self.daemon.wait_exit() {

@@ -385,6 +385,9 @@ impl Queue {
         let mut bytes = Vec::with_capacity(left);
         for &(at, len) in &flight.writable {
             let piece = left.min(len as usize);
+            if piece == 0 {
+                break;
+            }
             let start = bytes.len();
             bytes.resize(start + piece, 0);
             self.region.read(at, &mut bytes[start..]);

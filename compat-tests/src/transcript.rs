@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use toml_edit::{DocumentMut, Item, Table};
+
 use crate::script::Line;
 
 /// The list as it is in the source tree.
@@ -25,58 +27,37 @@ pub struct Accepted {
     pub reason: String,
 }
 
-/// Parses the list: `[[difference]]` tables of `key = "value"` (with `\"` and `\\`) or `key = 'value'` lines, comments.
+/// Parses the list.
 ///
 /// # Errors
-/// The first line that is none of these, or a table without all five keys.
+/// What is wrong with it: not TOML, an unknown key, a missing or empty one.
 pub fn parse_accepted(text: &str) -> Result<Vec<Accepted>, String> {
-    let mut list: Vec<Accepted> = Vec::new();
-    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        if line == "[[difference]]" {
-            list.push(Accepted::default());
-            continue;
-        }
-        let bad = || format!("line {number} is not understood: {line}");
-        let entry = list.last_mut().ok_or_else(bad)?;
-        let (key, value) = line.split_once('=').ok_or_else(bad)?;
-        let value = unquote(value.trim()).ok_or_else(bad)?;
-        let field = match key.trim() {
-            "case" => &mut entry.case,
-            "step" => &mut entry.step,
-            "virtiofsd" => &mut entry.virtiofsd,
-            "ovfs" => &mut entry.ovfs,
-            "reason" => &mut entry.reason,
-            _ => return Err(bad()),
-        };
-        *field = value;
+    let document: DocumentMut = text.parse().map_err(|error| format!("{error}"))?;
+    if let Some((key, _)) = document.iter().find(|(key, _)| *key != "difference") {
+        return Err(format!("unknown key {key}"));
     }
-    match list.iter().find(|e| [&e.case, &e.step, &e.virtiofsd, &e.ovfs, &e.reason].iter().any(|f| f.is_empty())) {
-        Some(entry) => Err(format!("incomplete entry: {entry:?}")),
-        None => Ok(list),
-    }
+    let Some(tables) = document.get("difference") else { return Ok(Vec::new()) };
+    let tables = tables.as_array_of_tables().ok_or("`difference` has to be [[difference]]")?;
+    tables.iter().map(entry).collect()
 }
 
-fn unquote(value: &str) -> Option<String> {
-    if let Some(literal) = value.strip_prefix('\'') {
-        return literal.strip_suffix('\'').map(str::to_owned);
+fn entry(table: &Table) -> Result<Accepted, String> {
+    const KEYS: [&str; 5] = ["case", "step", "virtiofsd", "ovfs", "reason"];
+    if let Some((key, _)) = table.iter().find(|(key, _)| !KEYS.contains(key)) {
+        return Err(format!("unknown key {key} in {table:?}"));
     }
-    let inner = value.strip_prefix('"')?.strip_suffix('"')?;
-    let mut text = String::new();
-    let mut chars = inner.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => match chars.next()? {
-                escaped @ ('"' | '\\') => text.push(escaped),
-                _ => return None,
-            },
-            '"' => return None,
-            _ => text.push(c),
-        }
-    }
-    Some(text)
+    let text = |key: &str| {
+        let value = table.get(key).and_then(Item::as_str).filter(|value| !value.is_empty());
+        value.map(str::to_owned).ok_or_else(|| format!("no {key} in {table:?}"))
+    };
+    let [case, step, virtiofsd, ovfs, reason] = KEYS;
+    Ok(Accepted {
+        case: text(case)?,
+        step: text(step)?,
+        virtiofsd: text(virtiofsd)?,
+        ovfs: text(ovfs)?,
+        reason: text(reason)?,
+    })
 }
 
 /// Compares two transcripts of `case`. `used` counts how often each accepted difference occurred.

@@ -318,6 +318,7 @@ fn replaced_eventfds_work(bin: &Path) {
         // A new call descriptor counts at once.
         let call_fd = eventfd().unwrap();
         guest.frontend.control.set_vring_call(1, Some(call_fd.as_fd())).unwrap();
+        guest.frontend.queue(1).ring().ask_for_notification();
         guest.submit(&call).unwrap();
         (&kick).write_all(&1u64.to_ne_bytes()).unwrap();
         assert!(wait_readable(&[call_fd.as_raw_fd()], patience()).unwrap()[0]);

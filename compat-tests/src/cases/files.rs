@@ -9,6 +9,7 @@ use crate::script::{Case, Script};
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
         plain("open-flags", open_flags),
+        plain("open-creating", open_creating),
         plain("create", create),
         plain("handles", handles),
         plain("read-write", read_write),
@@ -71,7 +72,7 @@ fn open_flags(s: &mut Script) {
     s.mount();
     for name in ["f", "d", "link", "pipe", "owned"] {
         let node = find(s, name).nodeid;
-        for (what, flags) in FLAGS {
+        for (what, flags) in FLAGS.into_iter().filter(|(what, _)| *what != "exclusive") {
             let answer = s.guest.open(node, flags);
             let Some(file) = s.opened(&format!("OPEN {name} {what}"), answer) else { continue };
             let answer = s.guest.write(node, file.fh, 0, b"w");
@@ -86,6 +87,13 @@ fn open_flags(s: &mut Script) {
     s.opened("OPEN of an unknown node", answer);
     let answer = s.guest.opendir(4242);
     s.opened("OPENDIR of an unknown node", answer);
+}
+
+fn open_creating(s: &mut Script) {
+    s.mount();
+    let node = find(s, "f").nodeid;
+    let answer = s.guest.open(node, libc::O_RDWR | libc::O_CREAT | libc::O_EXCL);
+    s.opened("OPEN creating exclusively", answer);
 }
 
 fn create(s: &mut Script) {
