@@ -7,7 +7,8 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use opendal::options::{ReadOptions, ReaderOptions, WriteOptions};
 use opendal::{Buffer, BytesRange, Metadata, Writer};
 use tokio::sync::SemaphorePermit;
@@ -312,7 +313,7 @@ impl Remote {
         job: &Job<'_>,
         offset: u64,
         len: u64,
-    ) -> Result<impl futures::Stream<Item = Result<Buffer, StoreError>> + Unpin + use<'_>, StoreError> {
+    ) -> Result<BoxStream<'_, Result<Buffer, StoreError>>, StoreError> {
         let base = self.base(job)?;
         let path = base.path.clone();
         let options = ReaderOptions {
@@ -325,7 +326,7 @@ impl Remote {
         let fail = move |e: opendal::Error| lost_base(self.fail("read", &path, &e));
         let reader = self.ops.ask.reader_options(&base.path, options).await.map_err(&fail)?;
         let stream = reader.into_stream(offset..offset + len).await.map_err(&fail)?;
-        Ok(stream.map_err(fail))
+        Ok(stream.map_err(fail).boxed())
     }
 
     fn base<'a>(&self, job: &Job<'a>) -> Result<&'a Base, StoreError> {
@@ -453,7 +454,7 @@ fn lost_base(mut e: StoreError) -> StoreError {
 }
 
 /// A name that nothing else has.
-pub(super) fn unique() -> String {
+pub(in crate::broker) fn unique() -> String {
     use std::hash::{BuildHasher, Hasher};
     use std::sync::atomic::AtomicU64;
     static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use opendal::{Capability, Metadata};
 use tokio::sync::Semaphore;
 
+pub(super) use self::compose::unique;
 use self::list::Listing;
 use super::cursors::Cursors;
 use super::error::Cleaner;

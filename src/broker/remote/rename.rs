@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use opendal::options::{CopyOptions, DeleteOptions, ListOptions};
 use opendal::{ErrorKind, Metadata};
 
@@ -229,44 +231,29 @@ impl Remote {
         let target = |name: &str| format!("{to}{}", &name[from.len()..]);
         // Parents first where they are real; elsewhere they do not know of each other.
         let at_once = if self.service.real_dirs { 1 } else { CONCURRENT };
-        let made: Result<(), StoreError> = stream::iter(tree.dirs.iter().map(|dir| {
-            let dir = target(dir);
-            async move { self.ops.ask.create_dir(&dir).await.map_err(|e| self.fail("create directory", &dir, &e)) }
-        }))
-        .buffered(at_once)
-        .try_collect()
-        .await;
+        let mut failed = None;
+        let mut dirs = tree.dirs.iter();
+        let make = || dirs.next().map(|dir| self.make_one(target(dir)).boxed());
+        side_by_side(at_once, make, |made| failed = failed.take().or(made.err())).await;
         let moves_one = self.can.rename;
         let mut done: Vec<(&str, Meta)> = Vec::new();
-        let mut failed = made.err();
-        // What is under way when one fails still ends, to be undone with the rest; nothing new starts.
-        let stop = AtomicBool::new(failed.is_some());
-        let mut moves = stream::iter(tree.files.iter().map(|file| {
-            let (target, stop) = (target(file), &stop);
-            async move {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(None);
-                }
-                let source = self.find_file(file).await?;
-                if moves_one {
-                    self.rename_over(file, &target).await?;
-                } else {
-                    self.copy_object(file, &source, &target, &Condition::Any).await?;
-                }
-                Ok::<_, StoreError>(Some((file.as_str(), self.meta(&source))))
-            }
-        }))
-        .buffer_unordered(CONCURRENT);
-        while let Some(moved) = moves.next().await {
-            match moved {
-                Ok(moved) => done.extend(moved),
+        if failed.is_none() {
+            // What is under way when one fails still ends, to be undone with the rest; nothing new starts.
+            let stop = AtomicBool::new(false);
+            let mut files = tree.files.iter();
+            let next = || {
+                let file = files.next().filter(|_| !stop.load(Ordering::Relaxed))?;
+                Some(self.move_one(file, target(file)).boxed())
+            };
+            let end = |moved: Result<_, StoreError>| match moved {
+                Ok(moved) => done.push(moved),
                 Err(e) => {
                     stop.store(true, Ordering::Relaxed);
                     failed.get_or_insert(e);
                 }
-            }
+            };
+            side_by_side(CONCURRENT, next, end).await;
         }
-        drop(moves);
         if let Some(e) = failed {
             self.undo(&tree, &done, target, moves_one).await;
             return Err(e);
@@ -284,16 +271,34 @@ impl Remote {
         self.ops.ask.delete_iter(tree.dirs).await.map_err(|e| self.fail("remove directory", from, &e))
     }
 
+    async fn make_one(&self, dir: String) -> Result<(), StoreError> {
+        self.ops.ask.create_dir(&dir).await.map_err(|e| self.fail("create directory", &dir, &e))
+    }
+
+    async fn move_one<'a>(&self, file: &'a str, target: String) -> Result<(&'a str, Meta), StoreError> {
+        let source = self.find_file(file).await?;
+        if self.can.rename {
+            self.rename_over(file, &target).await?;
+        } else {
+            self.copy_object(file, &source, &target, &Condition::Any).await?;
+        }
+        Ok((file, self.meta(&source)))
+    }
+
     /// Deletes what was copied, in batches where the store takes them, and only the versions that were copied where it can tell.
     async fn delete_copied(&self, dir: &str, copied: &[(&str, Meta)]) -> Result<(), StoreError> {
         if self.can.delete_max_size.is_none_or(|n| n < 2) {
-            let deletions = copied.iter().map(|(file, meta)| self.delete_version(file, meta));
-            return stream::iter(deletions).buffer_unordered(CONCURRENT).try_collect().await;
+            let mut result = Ok(());
+            let mut left = copied.iter();
+            let next = || left.next().map(|(file, meta)| self.delete_version(file, meta).boxed());
+            side_by_side(CONCURRENT, next, |deleted| result = std::mem::replace(&mut result, Ok(())).and(deleted)).await;
+            return result;
         }
-        let deletions = copied.iter().map(|(file, meta)| {
+        let mut deletions = Vec::with_capacity(copied.len());
+        for (file, meta) in copied {
             let if_match = strong(&meta.version()).filter(|_| self.can.delete_with_if_match);
-            ((*file).to_owned(), DeleteOptions { if_match, ..DeleteOptions::default() })
-        });
+            deletions.push(((*file).to_owned(), DeleteOptions { if_match, ..DeleteOptions::default() }));
+        }
         self.ops.ask.delete_iter(deletions).await.map_err(|e| self.fail("delete below", dir, &e))
     }
 
@@ -343,6 +348,28 @@ impl Remote {
         }
         tree.dirs.sort_unstable();
         Ok(tree)
+    }
+}
+
+/// Runs what `next` gives, so many side by side, and hands each result to `end`, until there is nothing left.
+async fn side_by_side<'a, T>(
+    at_once: usize,
+    mut next: impl FnMut() -> Option<BoxFuture<'a, T>> + Send,
+    mut end: impl FnMut(T) + Send,
+) where
+    T: Send,
+{
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < at_once
+            && let Some(one) = next()
+        {
+            running.push(one);
+        }
+        match running.next().await {
+            Some(result) => end(result),
+            None => return,
+        }
     }
 }
 
