@@ -81,18 +81,16 @@ pub struct BackendShare {
     pub url: String,
     /// Bytes of the shared pool.
     pub cache_size: usize,
-    /// How long the guest may cache entries and attributes, and we listings.
-    pub metadata_timeout: Duration,
     /// Whether file data is cached across opens, and by whom.
     pub cache_policy: CachePolicy,
     /// Shared memory maps under `Never` and `Metadata`.
     pub allow_mmap: bool,
     /// Offer READDIRPLUS.
     pub readdirplus: bool,
-    /// Guest-side write-back; also: closing a file does not wait for its upload.
+    /// Guest-side write-back.
     pub writeback: bool,
-    /// Extended attributes.
-    pub xattr: bool,
+    /// Leave dropping set-user-id bits to the guest's announcements.
+    pub killpriv_v2: bool,
     /// Refuse changes.
     pub readonly: bool,
     /// Deadline of a request that waits for the store.
@@ -268,12 +266,11 @@ fn backend(options: &Options, url: String) -> BackendShare {
         url,
         // The parser has made sure that it fits.
         cache_size: usize::try_from(options.cache_size).unwrap_or(usize::MAX),
-        metadata_timeout: metadata_timeout(&options.cache),
         cache_policy: options.cache.clone(),
         allow_mmap: options.allow_mmap,
         readdirplus: readdirplus(options),
         writeback: options.writeback,
-        xattr: options.xattr,
+        killpriv_v2: options.killpriv_v2,
         readonly: options.readonly,
         request_timeout: Duration::from_secs(options.request_timeout.into()),
         flush_timeout: Duration::from_secs(options.flush_timeout.into()),

@@ -3,19 +3,34 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use futures::executor::block_on;
+use log::error;
+use virtiofsd::passthrough;
 use virtiofsd::sandbox::SandboxMode;
 
-use super::StartError;
+use super::{StartError, device_config};
+use crate::broker::{self, Backend, BrokerOptions};
 use crate::cli::{BackendShare, Device, Setup};
+use crate::device;
+use crate::fs::FileSystem;
+use crate::fuse::{Server, ServerOptions};
+use crate::objectfs::{self, ObjectFs, Remote};
+use crate::process::log::TARGET;
 use crate::process::isolated;
 use crate::process::sandbox::{self, Child, Role};
 use crate::process::secrets::{Environment, SecretUrl};
 use crate::process::signals::Held;
 use crate::process::socket::Endpoint;
 use crate::process::{caps, limits, seccomp};
-use crate::store::Pool;
+use crate::store::{Capabilities, Pool, StoreClient};
+
+/// Inodes that a guest may know at once; some hundred bytes each.
+const INODES_MAX: usize = 1 << 20;
+
+/// Files, and directories, that a guest may have open at once.
+const HANDLES_MAX: usize = 1 << 16;
 
 /// What the broker works with.
 #[derive(Debug)]
@@ -30,9 +45,6 @@ struct BrokerParts {
     socket: OwnedFd,
     /// The device process. The broker ends when it does, with its exit code.
     child: Child,
-    /// Readable once SIGTERM or SIGHUP has come: have the device flush within `share.flush_timeout`, then end with
-    /// code 1.
-    ending: OwnedFd,
 }
 
 /// What the device process works with.
@@ -75,8 +87,8 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
         }
         Role::Parent(child) => {
             drop((listener, device_end));
-            let ending = held.into_descriptor()?;
-            let code = run_broker(BrokerParts { url, share, pool, socket: broker_end.into(), child, ending })?;
+            held.release();
+            let code = run_broker(BrokerParts { url, share, pool, socket: broker_end.into(), child })?;
             if code == 0 && setup.sandbox.mode == SandboxMode::None {
                 place.remove();
             }
@@ -87,20 +99,69 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
 
 /// Refuses a URL that names no store that we could serve, in one line.
 fn check_backend(url: &SecretUrl) -> Result<(), StartError> {
-    url.expose().map(drop).ok_or(StartError::NotBuilt("the broker, for a URL that is not UTF-8"))
+    parse(url).map(drop)
+}
+
+fn parse(url: &SecretUrl) -> Result<Backend, StartError> {
+    let text = url.expose().ok_or(StartError::UrlNotUtf8)?;
+    Ok(Backend::parse(text)?)
 }
 
 /// Parses the URL again, for good, and does the device process's store requests until that ends. Returns the exit code.
 fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
-    // Until the broker is there: end as the child ends, for want of anything to do.
-    let BrokerParts { url, share, pool, socket, child, ending } = parts;
-    drop((url, share, pool, socket, ending));
-    Ok(child.wait())
+    let BrokerParts { url, share, pool, socket, child } = parts;
+    let backend = parse(&url)?;
+    drop(url);
+    let options = BrokerOptions { request_timeout: share.request_timeout, flush_timeout: share.flush_timeout };
+    Ok(broker::run(backend, pool, socket, options, move || child.wait()))
 }
 
 /// Builds the object file system, says that we are ready, accepts one client and serves it until it disconnects.
 fn serve_objectfs(parts: DeviceParts<'_>) -> Result<(), StartError> {
     let DeviceParts { share, pool, socket, listener, device } = parts;
-    drop((share, pool, socket, listener, device));
-    Err(StartError::NotBuilt("the object file system"))
+    // The broker may ask for a flush before there is a file system: then there is nothing to flush.
+    let slot: Arc<OnceLock<Arc<ObjectFs<Arc<StoreClient>>>>> = Arc::default();
+    let to_flush = Arc::clone(&slot);
+    let on_flush = move |deadline| to_flush.get().map_or(0, |fs| block_on(fs.flush_all(deadline)));
+    let client = StoreClient::start(socket, share.request_timeout, on_flush).map_err(StartError::StoreClient)?;
+    let remote = Remote::new(client, 0);
+    let capabilities = probe(&remote)?;
+    let fs = Arc::new(ObjectFs::new(config(&share), remote, capabilities, pool).map_err(StartError::FileSystem)?);
+    // Nobody else sets it.
+    let _ = slot.set(Arc::clone(&fs));
+    let server = Arc::new(Server::new(Arc::clone(&fs), ServerOptions { readonly: share.readonly }));
+    device::serve(&device_config(device), server, None, &listener)?;
+    let lost = block_on(fs.flush_all(share.flush_timeout));
+    if lost > 0 {
+        error!(target: TARGET, "{lost} bytes could not be stored and are lost");
+        return Err(StartError::Lost);
+    }
+    Ok(())
+}
+
+/// Asks what the store can do. One that refuses us, or cannot be reached, ends the start.
+fn probe(remote: &Remote<Arc<StoreClient>>) -> Result<Capabilities, StartError> {
+    block_on(remote.probe()).map_err(StartError::Store)
+}
+
+/// How the guest sees the store.
+fn config(share: &BackendShare) -> objectfs::Config {
+    objectfs::Config {
+        cache: match share.cache_policy {
+            passthrough::CachePolicy::Never => objectfs::CachePolicy::Never,
+            passthrough::CachePolicy::Auto => objectfs::CachePolicy::Auto,
+            passthrough::CachePolicy::Metadata => objectfs::CachePolicy::Metadata,
+            passthrough::CachePolicy::Always => objectfs::CachePolicy::Always,
+        },
+        readdirplus: share.readdirplus,
+        writeback: share.writeback,
+        allow_mmap: share.allow_mmap,
+        killpriv_v2: share.killpriv_v2,
+        uid: 0,
+        gid: 0,
+        file_mode: 0o644,
+        dir_mode: 0o755,
+        inodes_max: INODES_MAX,
+        handles_max: HANDLES_MAX,
+    }
 }

@@ -55,8 +55,16 @@ enum StartError {
     BrokerSocket(io::Error),
     #[error(transparent)]
     Device(#[from] crate::device::StartError),
-    #[error("Not built in this tree: {0}")]
-    NotBuilt(&'static str),
+    #[error("--backend: the URL is not UTF-8")]
+    UrlNotUtf8,
+    #[error("--backend: {0}")]
+    Url(#[from] crate::broker::BackendError),
+    #[error("Error connecting to the broker: {0}")]
+    StoreClient(io::Error),
+    #[error("The store cannot be served: {}", .0.text)]
+    Store(crate::store::StoreError),
+    #[error("Ending with data that is not stored")]
+    Lost,
 }
 
 impl From<PlanError> for StartError {

@@ -1,11 +1,10 @@
 //! SIGTERM and SIGHUP.
 //!
-//! A daemon that serves a directory ends at once with code 1, as virtiofsd does: nothing of it is unwritten. The process
-//! that talks to a store must let the device write back first, so there the two signals become a readable descriptor.
+//! A daemon that serves a directory ends at once with code 1, as virtiofsd does: nothing of it is unwritten. The broker
+//! lets the device process write back first; it takes the signals over once it runs.
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
 use libc::{c_int, c_void, siginfo_t};
@@ -20,7 +19,7 @@ pub enum SignalError {
     /// A handler could not be set.
     #[error("Setting signal handlers: {0}")]
     Handler(vmm_sys_util::errno::Error),
-    /// The signals could not be turned into a descriptor.
+    /// The signals could not be held back.
     #[error("Holding back signals: {0}")]
     Hold(io::Error),
 }
@@ -67,24 +66,9 @@ impl Held {
         }
     }
 
-    /// Lets the signals through again, those that came meanwhile first. For the child.
+    /// Lets the signals through again, those that came meanwhile first.
     pub fn release(self) {
         // SAFETY: `before` is the mask that `hold` got from the kernel.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut()) };
-    }
-
-    /// A descriptor (non-blocking, close-on-exec) that is readable once a signal has come; what is read are
-    /// `signalfd_siginfo` structures. The signals stay held back in this process.
-    ///
-    /// # Errors
-    /// signalfd(2)'s.
-    pub fn into_descriptor(self) -> Result<OwnedFd, SignalError> {
-        // SAFETY: `set` is initialised; the result is checked.
-        let fd = unsafe { libc::signalfd(-1, &raw const self.set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(SignalError::Hold(io::Error::last_os_error()));
-        }
-        // SAFETY: signalfd just gave us this descriptor.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }

@@ -197,8 +197,8 @@ fn r12_overlapping_writable_descriptors() {
 fn r13_readable_after_writable() {
     let mut guest = Guest::new(16, true);
     guest.chain(0, &[(BUFFERS, 40, WRITE), (BUFFERS + 0x1000, 80, 0)]);
-    assert_eq!(outcome(&mut guest), (vec![(0, 16)], 0));
-    assert_eq!(errno_at(&guest, BUFFERS).1, -libc::EINVAL);
+    // What would be the header is not readable: nobody knows to which request a reply would be.
+    assert_eq!(outcome(&mut guest), (vec![(0, 0)], 0));
 }
 
 #[test]
