@@ -8,6 +8,7 @@ import glob
 import os
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -22,6 +23,7 @@ from stream import Stream
 HERE = os.path.dirname(os.path.abspath(__file__))
 URI = "qemu:///system"
 START_SECONDS = 30
+VIRSH_SECONDS = 240
 BOOT_AND_JOB_SECONDS = 240
 
 
@@ -64,10 +66,26 @@ class Service:
 
 
 def virsh(*arguments, check=True):
+    # The first domain makes libvirt ask QEMU for all it can do, which takes a minute on a busy machine without KVM.
     return subprocess.run(
         ["virsh", "--quiet", "--connect", URI, *arguments],
-        check=check, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+        check=check, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=VIRSH_SECONDS,
     )
+
+
+def destroy(name):
+    """Ends the domain, if it is still there; by its process id when libvirt does not."""
+    pid_file = f"/run/libvirt/qemu/{name}.pid"
+    try:
+        with open(pid_file) as file:
+            pid = int(file.read())
+    except (OSError, ValueError):
+        return
+    try:
+        virsh("destroy", name, check=False)
+    except subprocess.TimeoutExpired:
+        os.kill(pid, signal.SIGKILL)
 
 
 def write_wrapper(work_dir, program, arguments, environment):
@@ -93,8 +111,7 @@ def run(machine, binary, directory, tag, job_dir, work_dir, store=None):
         return _run(machine, binary, directory, tag, job_dir, domain_dir, name, store)
     finally:
         try:
-            if name in virsh("list", "--all", "--name", check=False).stdout.split():
-                virsh("destroy", name, check=False)
+            destroy(name)
         finally:
             service.close()
             shutil.rmtree(domain_dir, ignore_errors=True)

@@ -176,7 +176,8 @@ class Case:
         for name, md5 in self.stream.sums.items():
             if found.get(name) != md5:
                 problems.append(f"{name}: the guest sees {md5}, the store holds {found.get(name)}")
-        problems += [f"{name}: in the store, not in the guest" for name in sorted(found.keys() - self.stream.sums.keys())]
+        unseen = sorted(found.keys() - self.stream.sums.keys())
+        problems += [f"{name}: in the store, not in the guest" for name in unseen]
         if not self.stream.sums:
             problems.append("the guest's manifest is empty")
         dirs = store.dirs()
@@ -203,11 +204,13 @@ def compare_twins(report, reference, ours):
     if not reference.stream or not ours.stream:
         report.add(name, "one of the two did not run")
         return
-    problem = "\n".join(difflib.unified_diff(reference.stream.text, ours.stream.text, "reference", "ours", lineterm="", n=0))
-    problem += "\n".join(
-        difflib.unified_diff(reference.description or [], ours.description or [], "reference", "ours", lineterm="", n=0)
-    )
-    report.add(name, problem or None)
+    problem = differences(reference.stream.text, ours.stream.text)
+    problem += differences(reference.description or [], ours.description or [])
+    report.add(name, "\n".join(problem) or None)
+
+
+def differences(reference, ours):
+    return list(difflib.unified_diff(reference, ours, "reference", "ours", lineterm="", n=0))
 
 
 def parse_arguments():

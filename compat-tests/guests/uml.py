@@ -37,7 +37,10 @@ def _modules():
 
 
 def run(busybox, job_dir, socket_path, tag, work_dir, store=None, seconds=BOOT_AND_JOB_SECONDS):
-    """Boots, mounts the share, runs `job_dir`/run, powers off with `busybox`. Returns the Stream with output and status."""
+    """Boots, mounts the share, runs `job_dir`/run, powers off with `busybox`.
+
+    Returns the Stream with output and status.
+    """
     relay_path = os.path.join(work_dir, "relay.sock")
     relay = Relay(relay_path, socket_path)
     console = os.path.join(work_dir, "uml-console.log")
