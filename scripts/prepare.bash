@@ -11,6 +11,8 @@ LOGS=$ROOT/target/logs
 CARGO_BIN=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 VIRTIOFSD_VERSION=1.14.0
 S3S_FS_VERSION=0.14.1
+# What rustup installs where no usable Rust is: the version that the linter's verdict is known for.
+RUST_VERSION=1.95.0
 mkdir -p "$LOGS"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
@@ -63,49 +65,56 @@ version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = 
 
 wanted_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$ROOT/Cargo.toml"; }
 
+# Whether the cargo on PATH can build this crate, and has what else is asked for: fmt, clippy.
 rust_is_usable() {
-    local have
+    local have command
     command -v cargo >/dev/null || return 1
     have=$(rustc --version 2>/dev/null | cut -d' ' -f2) || return 1
-    [ -n "$have" ] && version_at_least "${have%%-*}" "$(wanted_rust)"
+    [ -n "$have" ] && version_at_least "${have%%-*}" "$(wanted_rust)" || return 1
+    for command; do
+        cargo "$command" --version >/dev/null 2>&1 || return 1
+    done
 }
 
-# Makes a cargo that can build this crate available: what is there, else Debian's, else rustup's.
+# need_rust [fmt] [clippy]: makes a cargo that can build this crate available: what is there, else Debian's, else
+# rustup's. Debian 12 has a recent Rust for its browsers' sake, as rustc-web, without formatter and linter.
 need_rust() {
-    local wanted candidate
+    local wanted package candidate installer=$LOGS/rustup-init url
     wanted=$(wanted_rust)
     [ -d "$CARGO_BIN" ] && PATH=$CARGO_BIN:$PATH
-    rust_is_usable && return
+    rust_is_usable "$@" && return
     if command -v rustup >/dev/null; then
-        say "Rust here is older than $wanted: fetching the stable toolchain with rustup"
-        quietly rustup rustup toolchain install stable --profile minimal
-        export RUSTUP_TOOLCHAIN=stable
-        rust_is_usable && return
+        if rust_is_usable; then
+            say "adding rustfmt and clippy with rustup"
+            quietly rustup rustup component add rustfmt clippy
+        else
+            say "Rust here is older than $wanted: fetching $RUST_VERSION with rustup"
+            quietly rustup rustup toolchain install "$RUST_VERSION" --profile minimal -c rustfmt -c clippy
+            export RUSTUP_TOOLCHAIN=$RUST_VERSION
+        fi
+        rust_is_usable "$@" && return
+    elif [ $# = 0 ]; then
+        for package in rustc rustc-web; do
+            candidate=$(apt-cache policy "$package" | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')
+            if [ -n "$candidate" ] && version_at_least "$candidate" "$wanted"; then
+                need_packages "$package" "${package/rustc/cargo}"
+                hash -r
+                rust_is_usable && return
+            fi
+        done
     fi
-    candidate=$(apt-cache policy rustc 2>/dev/null | sed -n 's/^ *Candidate: \([0-9.]*\).*/\1/p')
-    if [ -n "$candidate" ] && version_at_least "$candidate" "$wanted"; then
-        need_packages cargo rustc
-        rust_is_usable && return
-    fi
-    say "Debian's Rust (${candidate:-none}) is older than $wanted: installing the stable toolchain with rustup"
+    say "installing Rust $RUST_VERSION with rustup (wanted: $wanted or later${1:+, with $*})"
     need_packages ca-certificates curl
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs -o "$LOGS/rustup-init.sh" ||
-        die "Rust $wanted or later is needed, Debian has ${candidate:-none}, and https://sh.rustup.rs cannot be reached"
-    quietly rustup sh "$LOGS/rustup-init.sh" -y --no-modify-path --profile minimal --default-toolchain stable
+    url=https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init
+    curl --proto '=https' --tlsv1.2 -sSfL "$url" -o "$installer" ||
+        die "Rust $wanted or later is needed${1:+, with $*}: Debian has none, and $url cannot be fetched"
+    chmod +x "$installer"
+    # Beside a Debian Rust that is too old or lacks a part; PATH below prefers the new one.
+    quietly rustup env RUSTUP_INIT_SKIP_PATH_CHECK=yes "$installer" -y --no-modify-path --profile minimal \
+        --default-toolchain "$RUST_VERSION" -c rustfmt -c clippy
     PATH=$CARGO_BIN:$PATH
     hash -r
-    rust_is_usable || die "Rust $wanted or later is needed; rustup installed $(rustc --version 2>&1)"
-}
-
-# Formatter and linter, which the minimal profile leaves out.
-need_rust_components() {
-    if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
-        if command -v rustup >/dev/null; then
-            quietly rustup-components rustup component add rustfmt clippy
-        else
-            need_packages rustfmt rust-clippy
-        fi
-    fi
+    rust_is_usable "$@" || die "Rust $wanted or later is needed${1:+, with $*}; rustup installed $(rustc --version 2>&1)"
 }
 
 # A Python environment with the S3 server and the S3 client of the tests.

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ovfs` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ovfs::daemon::main()
+}

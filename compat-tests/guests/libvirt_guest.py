@@ -92,10 +92,12 @@ def run(machine, binary, directory, tag, job_dir, work_dir, store=None):
     try:
         return _run(machine, binary, directory, tag, job_dir, domain_dir, name, store)
     finally:
-        if name in virsh("list", "--all", "--name", check=False).stdout.split():
-            virsh("destroy", name, check=False)
-        service.close()
-        shutil.rmtree(domain_dir, ignore_errors=True)
+        try:
+            if name in virsh("list", "--all", "--name", check=False).stdout.split():
+                virsh("destroy", name, check=False)
+        finally:
+            service.close()
+            shutil.rmtree(domain_dir, ignore_errors=True)
 
 
 def _run(machine, binary, directory, tag, job_dir, domain_dir, name, store):

@@ -45,7 +45,10 @@ class Relay:
             back = threading.Thread(target=self._copy_replies, args=(daemon, guest), name="relay-replies", daemon=True)
             back.start()
             self._copy_requests(guest, daemon)
-            daemon.shutdown(socket.SHUT_WR)
+            try:
+                daemon.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the daemon went first
             back.join(30)
 
     def _copy_requests(self, guest, daemon):

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -181,6 +182,8 @@ class Case:
         dirs = store.dirs()
         problems += [f"{name}/: in the guest, not in the store" for name in sorted(self.stream.dirs - dirs)]
         problems += [f"{name}/: in the store, not in the guest" for name in sorted(dirs - self.stream.dirs)]
+        if self.share == "s3" and store.unfinished_uploads():
+            problems.append(f"{store.unfinished_uploads()} multipart uploads were neither finished nor aborted")
         return "\n".join(problems[:20]) if problems else None
 
 
@@ -224,6 +227,8 @@ def parse_arguments():
 
 def main():
     options = parse_arguments()
+    # An end by signal must stop the children too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report = Report()
     machine = None
     binary = options.binary and os.path.abspath(options.binary)

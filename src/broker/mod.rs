@@ -1,6 +1,23 @@
-//! The broker: the process that talks to stores, through OpenDAL.
+//! The broker: the process that talks to stores, through OpenDAL, on behalf of a device process that can reach nothing.
+//!
+//! It holds the credentials and the network and never sees guest memory. [`Backend`] is what `--backend` says; [`run`] serves
+//! it over the messages of `store::protocol` until the device process ends. It trusts neither side: not the device, whose
+//! every path, slice and length is checked (`serve`), and not the store, whose names, sizes and versions are.
+//!
+//! `services` tells how stores differ, `operator` builds OpenDAL's part, `remote` does the operations on what OpenDAL
+//! reaches, `local` on a directory of this machine.
 
+mod cursors;
+mod error;
+mod local;
+mod operator;
+mod remote;
+mod run;
+mod serve;
 mod services;
+#[cfg(test)]
+mod tests;
 mod url;
 
+pub use run::{BrokerOptions, QUIET_TARGETS, run};
 pub use url::{Backend, BackendError, mask_secrets};

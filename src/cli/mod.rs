@@ -16,7 +16,7 @@ mod usage;
 use std::ffi::OsString;
 
 pub use options::Options;
-pub use plan::{BackendShare, Device, EndpointPlan, HostDir, LogPlan, Plan, PlanError, SandboxPlan, Share};
+pub use plan::{BackendShare, Device, EndpointPlan, HostDir, LogPlan, Plan, PlanError, SandboxPlan, Setup, Share};
 pub use usage::takes_value;
 
 /// Reads the arguments, the program's name first.

@@ -150,11 +150,9 @@ pub struct Device {
     pub num_request_queues: u16,
 }
 
-/// All that the flags decide.
-#[derive(Debug)]
-pub struct Plan {
-    /// What is shared.
-    pub share: Share,
+/// The process around the share.
+#[derive(Clone, Debug)]
+pub struct Setup {
     /// Where the front end connects.
     pub endpoint: EndpointPlan,
     /// How the device process is confined.
@@ -167,6 +165,15 @@ pub struct Plan {
     pub device: Device,
     /// Logging, again: the filter of system calls depends on it.
     pub log: LogPlan,
+}
+
+/// All that the flags decide.
+#[derive(Debug)]
+pub struct Plan {
+    /// What is shared.
+    pub share: Share,
+    /// By what process.
+    pub setup: Setup,
 }
 
 /// Refuses a share that is not there. A store needs no directory.
@@ -225,7 +232,7 @@ impl Plan {
             }
             None => host_dir(options, mode)?,
         };
-        Ok(Plan { share, endpoint, sandbox, seccomp, rlimit_nofile, device, log })
+        Ok(Plan { share, setup: Setup { endpoint, sandbox, seccomp, rlimit_nofile, device, log } })
     }
 }
 
@@ -408,8 +415,8 @@ mod tests {
     fn backend_needs_no_directory_and_carries_its_limits() {
         let plan =
             plan("run/s s3://b --cache-size 32M --request-timeout 5 --num-request-queues 4 --sandbox NONE").unwrap();
-        assert_eq!((plan.sandbox.mode, plan.sandbox.shared_dir), (SandboxMode::None, None));
-        assert_eq!(plan.device.num_request_queues, 4);
+        assert_eq!((plan.setup.sandbox.mode, plan.setup.sandbox.shared_dir), (SandboxMode::None, None));
+        assert_eq!(plan.setup.device.num_request_queues, 4);
         let Share::Backend(share) = plan.share else { panic!("a store was asked for") };
         assert_eq!((share.url.as_str(), share.cache_size), ("s3://b", 32 << 20));
         assert_eq!((share.request_timeout.as_secs(), share.flush_timeout.as_secs()), (5, 30));
@@ -427,7 +434,7 @@ mod tests {
 
     #[test]
     fn second_socket_flag_wins_and_the_first_is_deprecated() {
-        let path = |line: &str| match plan(&format!("--shared-dir d {line}")).unwrap().endpoint {
+        let path = |line: &str| match plan(&format!("--shared-dir d {line}")).unwrap().setup.endpoint {
             EndpointPlan::Path { path, deprecated, .. } => (path, deprecated),
             EndpointPlan::Inherited(fd) => panic!("descriptor {fd}"),
         };

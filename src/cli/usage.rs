@@ -14,7 +14,7 @@ use super::options::Options;
 
 /// `ovfs <socket-path> <backend-url> [OPTIONS]`.
 #[derive(Parser)]
-#[command(args_override_self = true)]
+#[command(name = "ovfs", args_override_self = true, override_usage = "ovfs <SOCKET_PATH> <URL> [OPTIONS]")]
 struct ShortForm {
     #[command(flatten)]
     options: Options,
@@ -26,25 +26,37 @@ struct ShortForm {
 pub(super) fn read(args: &[OsString]) -> Result<Options, clap::Error> {
     let options = match Options::try_parse_from(args) {
         Ok(options) => options,
-        Err(error) if error.kind() == ErrorKind::UnknownArgument => short_form(args).ok_or(error)?,
+        Err(error) if error.kind() == ErrorKind::UnknownArgument => short_form(args, error)?,
         Err(error) => return Err(error),
     };
     require(&options)?;
     Ok(options)
 }
 
-/// The options of the short form, or `None` if these arguments are not of that form.
-fn short_form(args: &[OsString]) -> Option<Options> {
-    let ShortForm { mut options, positionals } = ShortForm::try_parse_from(args).ok()?;
-    let [socket_path, url] = <[String; 2]>::try_from(positionals).ok()?;
+/// The options of the short form. If these arguments are not of that form, `otherwise` is what is wrong with them.
+fn short_form(args: &[OsString], otherwise: clap::Error) -> Result<Options, clap::Error> {
+    let ShortForm { mut options, positionals } = match ShortForm::try_parse_from(args) {
+        Ok(read) => read,
+        Err(error) if means_short_form(args) && error.kind() == ErrorKind::ValueValidation => return Err(error),
+        Err(_) => return Err(otherwise),
+    };
+    let Ok([socket_path, url]) = <[String; 2]>::try_from(positionals) else { return Err(otherwise) };
     let said_twice =
         options.socket_path.is_some() || options.socket.is_some() || options.fd.is_some() || options.backend.is_some();
     if said_twice || !url.contains(":/") {
-        return None;
+        return Err(otherwise);
     }
     options.socket_path = Some(socket_path);
     options.backend = Some(url);
-    Some(options)
+    Ok(options)
+}
+
+/// Whether a URL stands where only the short form has one, so that a wrong value elsewhere is the thing to report.
+fn means_short_form(args: &[OsString]) -> bool {
+    args.windows(2).any(|two| {
+        let url = two[1].to_str().is_some_and(|arg| !arg.starts_with('-') && arg.contains(":/"));
+        url && !takes_value(&two[0])
+    })
 }
 
 /// Refuses a line that names no share or no socket, in the words of clap's own check. It cannot be clap's, whose
@@ -73,7 +85,7 @@ fn require(options: &Options) -> Result<(), clap::Error> {
 
 /// Whether `arg` is an option whose value is the next argument, as `--tag` is and `--tag=x` or `--xattr` is not.
 pub fn takes_value(arg: &OsStr) -> bool {
-    let Some(arg) = arg.to_str() else { return false };
+    let Some(arg) = arg.to_str().filter(|arg| arg.starts_with('-')) else { return false };
     Options::command().get_arguments().filter(|known| known.get_action().takes_values()).any(|known| {
         if known.is_require_equals_set() {
             return false;
@@ -111,6 +123,14 @@ mod tests {
             let error = parse(line).unwrap_err();
             assert!(error.starts_with("error: unexpected argument 'extra' found\n"), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn wrong_value_in_the_short_form_is_what_is_reported() {
+        let error = parse("run/s fs:///x --cache-size 3M").unwrap_err();
+        assert!(error.starts_with("error: invalid value '3M' for '--cache-size <BYTES>'"), "{error}");
+        let error = parse("extra --cache bogus --shared-dir a:/b").unwrap_err();
+        assert!(error.starts_with("error: unexpected argument 'extra' found"), "{error}");
     }
 
     #[test]

@@ -24,16 +24,15 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use vhost_user_backend::VringT;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::QueueT;
 use vm_memory::{Address, GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use super::config_space::ConfigSpace;
-use super::dirty_log::LogMemory;
+use super::dirty_log::{DirtyLog, LogMemory};
 use super::executor::Lane;
 use super::message::Memory;
 use super::migration::Migration;
 use super::queue::{AtomicMemory, Ring};
-use super::{DirtyLog, MEMORY_SLOTS, QUEUE_SIZE_MAX};
+use super::{MEMORY_SLOTS, QUEUE_SIZE_MAX};
 
 /// virtio features, LOG_ALL to VERSION_1: 0x174000000.
 const FEATURES: u64 = VhostUserVirtioFeatures::LOG_ALL.bits()
@@ -47,6 +46,14 @@ const DRAIN_REPORT: Duration = Duration::from_secs(10);
 
 /// Makes the worker of a ring.
 pub(super) type SpawnWorker = Box<dyn Fn(Arc<Ring>) -> io::Result<Lane> + Send>;
+
+/// What the file system does when the device changes state. Both may block.
+pub(super) struct Hooks {
+    /// Forgets the session.
+    pub(super) reset: Box<dyn Fn() + Send>,
+    /// Makes durable what was acknowledged.
+    pub(super) stopped: Box<dyn Fn() + Send>,
+}
 
 /// One queue of the device.
 struct Queue {
@@ -65,7 +72,7 @@ struct Mapping {
 pub(super) struct Control {
     queues: Vec<Queue>,
     spawn: SpawnWorker,
-    reset: Box<dyn Fn() + Send>,
+    hooks: Hooks,
     memory: AtomicMemory,
     mappings: Vec<Mapping>,
     log: Option<Arc<LogMemory>>,
@@ -83,7 +90,7 @@ fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
 
 impl Control {
     /// A device of `queue_count` queues (the first is hiprio) without memory or a front end. `spawn` makes a queue's
-    /// worker, `reset` forgets the file system's session.
+    /// worker.
     ///
     /// # Errors
     /// When a vring cannot be made.
@@ -92,7 +99,7 @@ impl Control {
         config: ConfigSpace,
         migration: Migration,
         spawn: SpawnWorker,
-        reset: Box<dyn Fn() + Send>,
+        hooks: Hooks,
     ) -> std::result::Result<Control, virtio_queue::Error> {
         let memory = AtomicMemory::new(Memory::new());
         let queues = (0..queue_count)
@@ -101,7 +108,7 @@ impl Control {
         Ok(Control {
             queues,
             spawn,
-            reset,
+            hooks,
             memory,
             mappings: Vec::new(),
             log: None,
@@ -176,7 +183,7 @@ impl Control {
     /// A vring starts when it has a kick descriptor.
     fn start_if_kicked(&mut self, index: u32) -> Result<()> {
         let queue = self.queue(index)?;
-        if queue.ring.kick().is_some() && !queue.ring.vring().get_ref().get_queue().ready() {
+        if queue.ring.kick().is_some() && !queue.ring.is_started() {
             queue.ring.set_started(true);
         }
         self.update(index)
@@ -259,9 +266,10 @@ impl VhostUserBackendReqHandlerMut for Control {
         }
         for queue in &self.queues {
             Control::drain(&queue.ring);
+            queue.ring.mend();
         }
         self.features = 0;
-        (self.reset)();
+        (self.hooks.reset)();
         Ok(())
     }
 
@@ -355,6 +363,9 @@ impl VhostUserBackendReqHandlerMut for Control {
         ring.set_started(false);
         self.update(index)?;
         Control::drain(&ring);
+        if !self.queues.iter().any(|queue| queue.ring.is_started()) {
+            (self.hooks.stopped)();
+        }
         let base = ring.vring().queue_next_avail();
         ring.set_kick(None);
         ring.vring().set_call(None);

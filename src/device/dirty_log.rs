@@ -56,7 +56,7 @@ impl LogMemory {
 
 /// Where one memory region reports its writes; silent until [`DirtyLog::start`].
 #[derive(Debug, Default)]
-pub struct DirtyLog {
+pub(super) struct DirtyLog {
     active: AtomicBool,
     target: RwLock<Option<Target>>,
 }

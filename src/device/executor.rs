@@ -20,7 +20,7 @@ use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures::FutureExt;
@@ -41,9 +41,8 @@ const SPARE_MAX: usize = 64;
 /// Batches handled before the worker looks at its epoll events again.
 const BATCHES_PER_TURN: usize = 16;
 
-/// Epoll data of the two descriptors that a worker hears.
-const KICK: u64 = 0;
-const WAKE: u64 = 1;
+/// Epoll data of the worker's own event. Kick descriptors have numbers above, each another.
+const WAKE: u64 = 0;
 
 /// The slots whose futures can go on, and the event that says so.
 pub(super) struct Wakes {
@@ -52,6 +51,8 @@ pub(super) struct Wakes {
     /// The worker leaves requests in the ring until one of those in flight ends.
     full: AtomicBool,
     exit: AtomicBool,
+    /// The kick descriptor that is listened to, and its epoll data.
+    kick: Mutex<Option<(u64, Arc<File>)>>,
 }
 
 impl Wakes {
@@ -61,12 +62,17 @@ impl Wakes {
             event: Event::new()?,
             full: AtomicBool::new(false),
             exit: AtomicBool::new(false),
+            kick: Mutex::default(),
         })
     }
 
     /// Makes the worker look at its ring.
     pub(super) fn poke(&self) {
         self.event.raise();
+    }
+
+    fn kick(&self) -> MutexGuard<'_, Option<(u64, Arc<File>)>> {
+        self.kick.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, slot: usize) {
@@ -221,7 +227,7 @@ pub(super) struct Lane {
     epoll: Arc<Epoll>,
     wakes: Arc<Wakes>,
     thread: Option<std::thread::JoinHandle<()>>,
-    registered: Option<Arc<File>>,
+    kicks: u64,
 }
 
 impl<F, M> Worker<F, M>
@@ -265,7 +271,7 @@ where
             }
         })?;
         started.recv().map_err(io::Error::other)??;
-        Ok(Lane { epoll, wakes, thread: Some(thread), registered: None })
+        Ok(Lane { epoll, wakes, thread: Some(thread), kicks: 0 })
     }
 
     fn run(&mut self) {
@@ -281,8 +287,8 @@ where
             };
             for event in events.iter().take(count) {
                 match event.data() {
-                    KICK => self.take_kick(),
-                    _ => self.wakes.event.clear(),
+                    WAKE => self.wakes.event.clear(),
+                    number => self.take_kick(number),
                 }
             }
             if self.wakes.exit.load(Ordering::Acquire) {
@@ -294,9 +300,10 @@ where
         }
     }
 
-    /// Consumes a kick. A descriptor that cannot be read is not listened to any more, or it would be reported for ever.
-    fn take_kick(&self) {
-        let Some(kick) = self.ring.kick() else { return };
+    /// Consumes a kick, unless its descriptor was replaced meanwhile: the new one may not be readable, and block. One
+    /// that cannot be read is not listened to any more, or it would be reported for ever.
+    fn take_kick(&self, number: u64) {
+        let Some((_, kick)) = self.wakes.kick().clone().filter(|(current, _)| *current == number) else { return };
         let mut count = [0; 8];
         match (&*kick).read(&mut count) {
             Ok(n) if n > 0 => {}
@@ -309,7 +316,7 @@ where
     }
 
     /// Goes on with what was woken, takes what the ring has, publishes what is done.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         for _ in 0..BATCHES_PER_TURN {
             self.poll_woken();
             let room = IN_FLIGHT_MAX.saturating_sub(self.waiting()).min(BATCH);
@@ -407,10 +414,13 @@ impl Lane {
     /// # Errors
     /// When epoll refuses the descriptor.
     pub(super) fn listen(&mut self, kick: Arc<File>) -> io::Result<()> {
-        if !self.registered.as_ref().is_some_and(|registered| Arc::ptr_eq(registered, &kick)) {
+        let listening = self.wakes.kick().as_ref().is_some_and(|(_, current)| Arc::ptr_eq(current, &kick));
+        if !listening {
             self.unlisten();
-            self.epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), EpollEvent::new(EventSet::IN, KICK))?;
-            self.registered = Some(kick);
+            self.kicks += 1;
+            let event = EpollEvent::new(EventSet::IN, WAKE + self.kicks);
+            *self.wakes.kick() = Some((WAKE + self.kicks, Arc::clone(&kick)));
+            self.epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), event)?;
         }
         self.wakes.poke();
         Ok(())
@@ -418,7 +428,8 @@ impl Lane {
 
     /// Listens to no kick any more.
     pub(super) fn unlisten(&mut self) {
-        if let Some(kick) = self.registered.take() {
+        let kick = self.wakes.kick().take();
+        if let Some((_, kick)) = kick {
             // The worker may have given up on the descriptor before.
             _ = self.epoll.ctl(ControlOperation::Delete, kick.as_raw_fd(), EpollEvent::default());
         }

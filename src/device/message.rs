@@ -21,12 +21,12 @@ use virtio_queue::desc::split::Descriptor;
 use vm_memory::bitmap::{Bitmap, RefSlice};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice};
 
-use super::DirtyLog;
+use super::dirty_log::DirtyLog;
 use crate::fs::{Errno, Sink, Source};
 use crate::fuse::ReplyBuffer;
 
 /// Guest memory with a dirty-page log.
-pub type Memory = GuestMemoryMmap<DirtyLog>;
+pub(super) type Memory = GuestMemoryMmap<DirtyLog>;
 
 /// Bytes of one direction of a request that are looked at: 1 MiB of data, which is what FUSE_INIT grants, and room
 /// for headers. What a guest offers beyond is left alone.
@@ -115,6 +115,11 @@ impl Chain {
             if let Err(bad) = added {
                 fault.get_or_insert(bad);
             }
+            if self.writable_len == MESSAGE_LEN_MAX {
+                // Nothing that may follow is looked at.
+                more = false;
+                break;
+            }
         }
         if seen == 0 {
             fault = Some(Fault::Empty);
@@ -179,21 +184,19 @@ impl Chain {
     }
 
     /// Answers the request with an error instead of serving it: bytes for the used ring. 0 when the guest left no room
-    /// for an answer, which is also how requests without a reply look.
+    /// for an answer, which is also how requests without a reply look, or does not say to which request.
     pub(super) fn refuse(self: &Arc<Self>, errno: Errno) -> u32 {
         if self.writable_len < OUT_HEADER_LEN {
             return 0;
         }
         let mut start = [0; OUT_HEADER_LEN];
-        let unique = match GuestSource::new(Arc::clone(self)).take(&mut start) {
-            // `struct fuse_in_header`: length, opcode, unique.
-            Ok(()) => start.last_chunk::<8>().copied().unwrap_or_default(),
-            Err(_) => [0; 8],
-        };
+        // `struct fuse_in_header`: length, opcode, unique.
+        let taken = GuestSource::new(Arc::clone(self)).take(&mut start);
+        let Some(unique) = start.last_chunk::<8>().filter(|_| taken.is_ok()) else { return 0 };
         let mut header = Vec::with_capacity(OUT_HEADER_LEN);
         header.extend_from_slice(&16_u32.to_le_bytes());
         header.extend_from_slice(&errno.raw().wrapping_neg().to_le_bytes());
-        header.extend_from_slice(&unique);
+        header.extend_from_slice(unique);
         match GuestSink::new(Arc::clone(self)).put(&header) {
             Ok(()) => 16,
             Err(_) => 0,

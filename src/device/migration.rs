@@ -149,7 +149,7 @@ fn save(target: &dyn Migrate, preparation: Option<Preparation>, pipe: File) -> i
                 "State is saved without a migration announced before (as for a snapshot): collecting it now, the \
                  guest stays stopped meanwhile"
             );
-            target.prepare_save(&Arc::new(AtomicBool::new(false)));
+            target.prepare_save(&Arc::default());
         }
     }
     target.save(pipe).map_err(named("Failed to save state"))

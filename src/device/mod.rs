@@ -36,13 +36,12 @@ use vhost_user_backend::Error as DaemonError;
 
 use crate::fs::Migrate;
 use config_space::ConfigSpace;
-use control::Control;
+use control::{Control, Hooks};
 use executor::Worker;
 use migration::Migration;
 
 pub use config_space::TAG_LEN_MAX;
-pub use dirty_log::DirtyLog;
-pub use message::{GuestSink, GuestSource, MESSAGE_LEN_MAX, Memory};
+pub use message::{GuestSink, GuestSource, MESSAGE_LEN_MAX};
 
 /// Largest vring, in descriptors.
 const QUEUE_SIZE_MAX: u16 = 32768;
@@ -53,6 +52,9 @@ const MEMORY_SLOTS: u64 = 509;
 /// How long the end of a connection waits for requests in flight. Their answers reach nobody any more.
 const DISCONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Lines that launchers wait for carry the program's name, as virtiofsd's do.
+const LOG_TARGET: &str = "ovfs";
+
 /// What answers the requests.
 pub trait Serve: Send + Sync + 'static {
     /// Answers one request; returns how many bytes of `reply` were written (0: no reply is due, or none fits).
@@ -61,6 +63,12 @@ pub trait Serve: Send + Sync + 'static {
 
     /// Ends the guest's session (RESET_DEVICE); no request is in flight.
     fn reset(&self) -> impl Future<Output = ()> + Send;
+
+    /// All vrings are stopped (pause, migration, shutdown of the guest) and no request is in flight: time to make
+    /// durable what was acknowledged. Bounded by a deadline of its own; the front end waits.
+    fn stopped(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 }
 
 /// How the device presents itself.
@@ -119,16 +127,18 @@ pub fn serve<S: Serve>(
     unshare_fs().map_err(StartError::UnshareCloneFs)?;
     let control = Arc::new(Mutex::new(new_control(config, server, migrate)?));
 
-    log::info!("Waiting for vhost-user socket connection...");
+    log::info!(target: LOG_TARGET, "Waiting for vhost-user socket connection...");
     let socket = connection::accept(listener)
         .map_err(|error| StartError::Accept(DaemonError::CreateBackendListener(ProtocolError::SocketError(error))))?;
-    log::info!("Client connected, servicing requests");
+    log::info!(target: LOG_TARGET, "Client connected, servicing requests");
 
     match connection::run(&socket, &control) {
         Ok(()) | Err(ProtocolError::Disconnected | ProtocolError::SocketBroken(_)) => {
-            log::info!("Client disconnected, shutting down");
+            log::info!(target: LOG_TARGET, "Client disconnected, shutting down");
         }
-        Err(error) => log::error!("Waiting for daemon failed: {:?}", DaemonError::HandleRequest(error)),
+        Err(error) => {
+            log::error!(target: LOG_TARGET, "Waiting for daemon failed: {:?}", DaemonError::HandleRequest(error));
+        }
     }
     let unfinished = control.lock().unwrap_or_else(PoisonError::into_inner).shut_down(DISCONNECT_PATIENCE);
     if unfinished > 0 {
@@ -146,38 +156,44 @@ fn new_control<S: Serve>(
         0 => None,
         size => Some(new_pool(size).map_err(StartError::CreateThreadPool)?),
     };
-    let to_reset = Arc::clone(&server);
+    let hooks = Hooks {
+        reset: hook(&server, |server| block_on(server.reset())),
+        stopped: hook(&server, |server| block_on(server.stopped())),
+    };
     let spawn = move |ring: Arc<queue::Ring>| {
         // FORGET and its like, on queue 0, never wait behind data in the pool.
         let pool = if ring.index() == 0 { None } else { pool.clone() };
         let server = Arc::clone(&server);
         Worker::new(ring, pool, move |request, reply| serve_one(Arc::clone(&server), request, reply))?.spawn()
     };
-    let reset = move || {
-        if catch_unwind(AssertUnwindSafe(|| block_on(to_reset.reset()))).is_err() {
-            log::error!("The reset of the device panicked");
-        }
-    };
     Control::new(
         usize::from(config.request_queues.clamp(1, 63)) + 1,
         ConfigSpace::new(config.tag.as_deref(), config.announced_request_queues),
         Migration::new(migrate),
         Box::new(spawn),
-        Box::new(reset),
+        hooks,
     )
     .map_err(StartError::CreateVring)
+}
+
+/// Something to do on the thread of the control messages, which a panic must not end.
+fn hook<S: Serve>(server: &Arc<S>, call: fn(&S)) -> Box<dyn Fn() + Send> {
+    let server = Arc::clone(server);
+    Box::new(move || {
+        if catch_unwind(AssertUnwindSafe(|| call(&server))).is_err() {
+            log::error!("Stopping or resetting the device panicked");
+        }
+    })
 }
 
 async fn serve_one<S: Serve>(server: Arc<S>, request: GuestSource, reply: GuestSink) -> u32 {
     server.serve(request, reply).await
 }
 
-/// Threads with working directories of their own.
+/// Threads with working directories of their own, under the name of the thread that makes them.
 fn new_pool(size: usize) -> io::Result<ThreadPool> {
-    let name = std::thread::current().name().unwrap_or("ovfs").to_owned();
     ThreadPool::builder()
         .pool_size(size)
-        .name_prefix(name)
         .after_start(|_| {
             if let Err(error) = unshare_fs() {
                 log::error!("A pool thread shares its working directory: {error}");

@@ -126,9 +126,19 @@ impl Ring {
     /// Starts or stops the vring. Starting clears what stopped a broken one.
     pub(super) fn set_started(&self, started: bool) {
         if started {
-            self.broken.store(false, Ordering::Release);
+            self.mend();
         }
         self.vring.set_queue_ready(started);
+    }
+
+    /// Whether the vring is started.
+    pub(super) fn is_started(&self) -> bool {
+        self.vring.get_ref().get_queue().ready()
+    }
+
+    /// Puts a broken ring back into service: its driver begins anew.
+    pub(super) fn mend(&self) {
+        self.broken.store(false, Ordering::Release);
     }
 
     /// Whether the vring is started and enabled.
@@ -259,10 +269,10 @@ impl Ring {
         if !self.broken.swap(true, Ordering::AcqRel) {
             log::error!("Virtqueue {} is broken and stopped: {why}", self.index);
             let err = self.err.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(mut file) = err.as_ref() {
-                if let Err(error) = file.write_all(&1_u64.to_ne_bytes()) {
-                    log::debug!("Virtqueue {}: cannot raise the error event: {error}", self.index);
-                }
+            if let Some(mut file) = err.as_ref()
+                && let Err(error) = file.write_all(&1_u64.to_ne_bytes())
+            {
+                log::debug!("Virtqueue {}: cannot raise the error event: {error}", self.index);
             }
         }
         Left::Nothing

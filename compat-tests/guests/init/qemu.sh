@@ -37,7 +37,7 @@ status=$?
 if [ -n "$interactive" ]; then
     # The shell talks to the person at the terminal; the job's result is already out.
     echo "@@DONE $status" >/dev/ttyS1
-    cd /mnt/share
+    cd /mnt/share || end 125
     cat /job/welcome 2>/dev/null
     setsid cttyhack sh
     cd /

@@ -35,21 +35,27 @@ pub fn namespaces(pid: u32) -> String {
     words.join(", ")
 }
 
-/// All that confines a process: capabilities, NoNewPrivs, Seccomp, users, groups, namespaces, name.
+/// All that confines a process but its namespaces: capabilities, NoNewPrivs, Seccomp, users, groups.
+///
+/// A bounding set that was left alone shows as `inherited`: its bits are the machine's.
 pub fn put_confinement(facts: &mut Facts, prefix: &str, pid: u32) {
-    for key in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "Gid", "Groups"] {
+    for key in ["CapInh", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs", "Seccomp", "Uid", "Gid", "Groups"] {
         facts.put(format!("{prefix} {key}"), status(pid, key));
     }
-    facts.put(format!("{prefix} namespaces"), namespaces(pid));
+    let bound = status(pid, "CapBnd");
+    let inherited = bound != "0".repeat(16) && bound == status(std::process::id(), "CapBnd");
+    facts.put(format!("{prefix} CapBnd"), if inherited { "inherited" } else { &bound });
 }
 
-/// Both processes of a daemon: how many, and how confined.
+/// How many processes a daemon has and how each is confined. The namespaces shown are those of the one that serves.
 pub fn put_processes(facts: &mut Facts, daemon: &Daemon) {
-    facts.put("processes", 1 + daemon.descendants().len());
-    put_confinement(facts, "parent", daemon.pid());
-    if daemon.worker() != daemon.pid() {
-        put_confinement(facts, "worker", daemon.worker());
+    let (parent, worker) = (daemon.pid(), daemon.worker());
+    facts.put("processes", if worker == parent { 1 } else { 2 });
+    put_confinement(facts, "parent", parent);
+    if worker != parent {
+        put_confinement(facts, "worker", worker);
     }
+    facts.put("worker namespaces", namespaces(worker));
 }
 
 /// `name soft hard` of a resource limit.
@@ -82,6 +88,20 @@ pub fn file(path: &Path) -> String {
         _ => "file",
     };
     format!("{kind} {:o} {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid())
+}
+
+/// Any group but root's that this machine knows: name and number.
+///
+/// # Panics
+/// When there is none.
+pub fn some_group() -> (String, u32) {
+    let groups = fs::read_to_string("/etc/group").expect("read the groups");
+    let parse = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        Some((name, fields.nth(1)?.parse().ok()?))
+    };
+    groups.lines().filter_map(parse).find(|&(_, gid)| gid != 0).expect("a group besides root")
 }
 
 /// The interfaces that a process sees.

@@ -77,6 +77,12 @@ impl<'a> Stage<'a> {
         self.path("run/s")
     }
 
+    /// Adds what lies at the socket's and the pid file's place.
+    pub fn put_files(&self, facts: &mut Facts, prefix: &str) {
+        facts.put(format!("{prefix}socket"), inspect::file(&self.socket()));
+        facts.put(format!("{prefix}pid file"), inspect::file(&self.path("run/s.pid")));
+    }
+
     /// A symbolic link to the executable under this name.
     ///
     /// # Panics
@@ -121,7 +127,7 @@ impl<'a> Stage<'a> {
             out.push_str(&text::log_line(line));
             out.push_str(end);
         }
-        let out = out.replace(&*self.scratch.path().to_string_lossy(), "SCRATCH");
+        let out = text::mount_ids(&out).replace(&*self.scratch.path().to_string_lossy(), "SCRATCH");
         let out = out.replace(&format!("{} {}", self.program.name, self.program.version), "NAME VERSION");
         text::replace_word(&out, &self.program.name, text::NAME)
     }

@@ -38,6 +38,19 @@ fn header(line: &str) -> Option<(&str, &str)> {
     (shape == "0000-00-00T00:00:00Z" && padded && named).then_some((level, text))
 }
 
+/// `(mount ID: 51)` → `(mount ID: N)`: the kernel numbers mounts as they come.
+pub fn mount_ids(text: &str) -> String {
+    const LABEL: &str = "(mount ID: ";
+    let mut parts = text.split(LABEL);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out.push_str(LABEL);
+        out.push('N');
+        out.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()));
+    }
+    out
+}
+
 /// A syslog datagram: `<14>Nov 21 07:24:10 virtiofsd[77]: text` → `<14>TIME virtiofsd[PID]: text`, with the PID apart.
 pub fn datagram(text: &str) -> (String, Option<u32>) {
     let parts = || {
@@ -103,6 +116,12 @@ mod tests {
         assert_eq!(log_line("[2026-11-21T07:13:09Z ERROR ovfs] x"), "[TIME ERROR NAME] x");
         assert_eq!(log_line("[2026-11-21T07:13:09Z WARN ovfs] x"), "[2026-11-21T07:13:09Z WARN ovfs] x");
         assert_eq!(log_line("plain"), "plain");
+    }
+
+    #[test]
+    fn mount_ids_lose_their_numbers() {
+        assert_eq!(mount_ids("a (mount ID: 51): b (mount ID: 7)"), "a (mount ID: N): b (mount ID: N)");
+        assert_eq!(mount_ids("plain"), "plain");
     }
 
     #[test]

@@ -9,19 +9,25 @@
 //! (3) A daemon leads a process group of its own and dies with the thread that started it; dropping a `Daemon` kills
 //!     what is left of that group and reaps the leader. The starting thread therefore has to outlive its daemons.
 
+mod capture;
+mod table;
+
+pub use table::{ProcessEntry, is_alive, kill, process_table};
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use capture::Capture;
 
 /// The standard error text that launchers wait for.
 pub const READY: &str = "Waiting for vhost-user socket connection";
@@ -232,6 +238,7 @@ impl Launch {
     /// # Panics
     /// When it cannot be started at all.
     pub fn start(self) -> Daemon {
+        table::adopt_orphans();
         let mut command = Command::new(&self.argv[0]);
         command.args(&self.argv[1..]).env_clear().envs(&self.env);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -505,8 +512,17 @@ impl Drop for Daemon {
             // Reaped below; a failure here leaves nothing that could be done about it.
             let _ = self.child.wait();
         }
-        for process in process_table().iter().filter(|process| process.group == leader) {
-            kill(process.pid, libc::SIGKILL);
+        // Until all are gone: a restart in the same place must not meet their locks.
+        let deadline = Instant::now() + EXIT_TIMEOUT;
+        loop {
+            let members: Vec<u32> =
+                process_table().iter().filter(|process| process.group == leader).map(|process| process.pid).collect();
+            table::reap_group(leader);
+            if members.is_empty() || Instant::now() > deadline {
+                return;
+            }
+            members.into_iter().for_each(|pid| kill(pid, libc::SIGKILL));
+            thread::sleep(POLL_INTERVAL);
         }
     }
 }
@@ -525,112 +541,6 @@ impl fmt::Display for StillRunning {
 }
 
 impl std::error::Error for StillRunning {}
-
-/// Sends a signal; a process that is already gone is no error.
-pub fn kill(pid: u32, signal: libc::c_int) {
-    if let Ok(pid) = libc::pid_t::try_from(pid) {
-        // SAFETY: numbers only.
-        unsafe { libc::kill(pid, signal) };
-    }
-}
-
-/// One line of the process table.
-#[derive(Clone, Copy, Debug)]
-pub struct ProcessEntry {
-    /// The process.
-    pub pid: u32,
-    /// Its parent.
-    pub parent: u32,
-    /// Its process group.
-    pub group: u32,
-}
-
-/// All processes that are not zombies, by rising id.
-pub fn process_table() -> Vec<ProcessEntry> {
-    let mut table: Vec<ProcessEntry> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| process_entry(entry.file_name().to_str()?.parse().ok()?))
-        .collect();
-    table.sort_by_key(|process| process.pid);
-    table
-}
-
-/// Whether the process runs (a zombie does not).
-pub fn is_alive(pid: u32) -> bool {
-    process_entry(pid).is_some()
-}
-
-fn process_entry(pid: u32) -> Option<ProcessEntry> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may hold anything: the fixed fields begin after the last one.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    Some(ProcessEntry { pid, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
-}
-
-/// Everything that came out of a pipe, read by a thread of its own.
-struct Capture {
-    shared: Arc<(Mutex<Captured>, Condvar)>,
-}
-
-#[derive(Default)]
-struct Captured {
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-impl Capture {
-    fn of(mut pipe: impl Read + Send + 'static) -> Self {
-        let shared = Arc::new((Mutex::new(Captured::default()), Condvar::new()));
-        let writer = Arc::clone(&shared);
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            loop {
-                let count = match pipe.read(&mut buffer) {
-                    Ok(count) => count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(_) => 0,
-                };
-                let mut captured = lock(&writer.0);
-                captured.bytes.extend_from_slice(&buffer[..count]);
-                captured.ended = count == 0;
-                writer.1.notify_all();
-                if count == 0 {
-                    return;
-                }
-            }
-        });
-        Self { shared }
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&lock(&self.shared.0).bytes).into_owned()
-    }
-
-    /// True once the text is there; false at the end of the pipe or of the time.
-    fn wait_for(&self, text: &str, timeout: Duration) -> bool {
-        let has = |captured: &Captured| captured.bytes.windows(text.len()).any(|window| window == text.as_bytes());
-        let (captured, condition) = &*self.shared;
-        let waiting = |captured: &mut Captured| !captured.ended && !has(captured);
-        let result = condition.wait_timeout_while(lock(captured), timeout, waiting);
-        has(&result.unwrap_or_else(PoisonError::into_inner).0)
-    }
-
-    fn wait_end(&self, timeout: Duration) {
-        let (captured, condition) = &*self.shared;
-        let result = condition.wait_timeout_while(lock(captured), timeout, |captured| !captured.ended);
-        drop(result.unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-fn lock(captured: &Mutex<Captured>) -> MutexGuard<'_, Captured> {
-    captured.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,163 @@
+//! From OpenDAL's errors, and the operating system's, to the store's. What is not understood is an I/O error, never "not
+//! found": an outage must not look like an empty store. The texts are cleaned of secrets and of query strings, which
+//! may hold signatures.
+
+use std::error::Error as _;
+use std::io;
+
+use opendal::ErrorKind;
+
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Longest text of an error, in bytes; some servers answer with whole web pages.
+const TEXT_MAX: usize = 700;
+
+/// A [`StoreError`] of our own.
+pub(super) fn error(kind: StoreErrorKind, text: impl Into<String>) -> StoreError {
+    StoreError { kind, text: text.into() }
+}
+
+/// Takes secrets out of texts.
+#[derive(Debug, Default)]
+pub(super) struct Cleaner {
+    secrets: Vec<String>,
+}
+
+impl Cleaner {
+    /// Shorter ones than this would make every text unreadable, and are no secrets.
+    const SHORTEST: usize = 4;
+
+    pub fn new(secrets: Vec<String>) -> Cleaner {
+        Cleaner { secrets: secrets.into_iter().filter(|s| s.len() >= Cleaner::SHORTEST).collect() }
+    }
+
+    /// `text` on one line, without secrets, without the queries of URLs, not too long.
+    pub fn clean(&self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        let mut words = text.split_whitespace().peekable();
+        while let Some(word) = words.next() {
+            match word.split_once("://").and_then(|_| word.split_once('?')) {
+                Some((place, query)) => {
+                    out.push_str(place);
+                    out.extend(query.chars().rev().take_while(|c| matches!(c, ',' | ')' | '}' | '"')));
+                }
+                None => out.push_str(word),
+            }
+            if words.peek().is_some() {
+                out.push(' ');
+            }
+        }
+        for secret in &self.secrets {
+            if out.contains(secret.as_str()) {
+                out = out.replace(secret.as_str(), "***");
+            }
+        }
+        if out.len() > TEXT_MAX {
+            let end = (0..=TEXT_MAX).rev().find(|&n| out.is_char_boundary(n)).unwrap_or(0);
+            out.truncate(end);
+            out.push('…');
+        }
+        out
+    }
+
+    /// What `what` (an operation and its path) failed with.
+    pub fn convert(&self, what: &str, e: &opendal::Error) -> StoreError {
+        error(kind_of(e), self.clean(&format!("{what}: {e}")))
+    }
+}
+
+/// The class of an error of OpenDAL's.
+pub(super) fn kind_of(e: &opendal::Error) -> StoreErrorKind {
+    match e.kind() {
+        ErrorKind::NotFound => StoreErrorKind::NotFound,
+        ErrorKind::PermissionDenied => StoreErrorKind::PermissionDenied,
+        ErrorKind::IsADirectory => StoreErrorKind::IsDir,
+        ErrorKind::NotADirectory => StoreErrorKind::NotDir,
+        ErrorKind::AlreadyExists => StoreErrorKind::Exists,
+        ErrorKind::ConditionNotMatch => StoreErrorKind::VersionMismatch,
+        ErrorKind::Unsupported => StoreErrorKind::Unsupported,
+        ErrorKind::RateLimited => StoreErrorKind::Unavailable,
+        _ => match os_error(e).map(kind_of_os) {
+            Some(kind) if kind != StoreErrorKind::Io => kind,
+            // The retries are used up by now.
+            _ if e.is_temporary() || e.is_persistent() => StoreErrorKind::Unavailable,
+            _ => StoreErrorKind::Io,
+        },
+    }
+}
+
+/// The operating system's error at the bottom of `e`, if there is one.
+fn os_error(e: &opendal::Error) -> Option<&io::Error> {
+    let mut at = e.source();
+    while let Some(source) = at {
+        if let Some(io) = source.downcast_ref::<io::Error>().filter(|io| io.raw_os_error().is_some()) {
+            return Some(io);
+        }
+        at = source.source();
+    }
+    None
+}
+
+/// The class of an error of the operating system's.
+pub(super) fn kind_of_os(e: &io::Error) -> StoreErrorKind {
+    match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ELOOP) => StoreErrorKind::NotFound,
+        Some(libc::EEXIST) => StoreErrorKind::Exists,
+        Some(libc::EISDIR) => StoreErrorKind::IsDir,
+        Some(libc::ENOTDIR) => StoreErrorKind::NotDir,
+        Some(libc::ENOTEMPTY) => StoreErrorKind::NotEmpty,
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => StoreErrorKind::PermissionDenied,
+        Some(libc::ENOSPC | libc::EDQUOT) => StoreErrorKind::NoSpace,
+        Some(libc::EFBIG) => StoreErrorKind::TooLarge,
+        Some(libc::ENAMETOOLONG | libc::EILSEQ) => StoreErrorKind::InvalidName,
+        Some(libc::EOPNOTSUPP | libc::ENOSYS) => StoreErrorKind::Unsupported,
+        Some(libc::ETIMEDOUT | libc::ECONNREFUSED | libc::ECONNRESET | libc::EHOSTUNREACH | libc::ENETUNREACH) => {
+            StoreErrorKind::Unavailable
+        }
+        _ => StoreErrorKind::Io,
+    }
+}
+
+/// What `what` failed with in the operating system.
+pub(super) fn os(what: &str, e: &io::Error) -> StoreError {
+    error(kind_of_os(e), format!("{what}: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_clean() {
+        let cleaner = Cleaner::new(vec!["CANARY".into(), "x".into()]);
+        assert_eq!(
+            cleaner.clean("stat a: url: https://h/b?X-Amz-Signature=abc&y=1, response: \"http://h?sig=z\" }\n  key CANARY x"),
+            "stat a: url: https://h/b, response: \"http://h\" } key *** x"
+        );
+        assert!(cleaner.clean(&"ä".repeat(TEXT_MAX)).len() <= TEXT_MAX + 3);
+    }
+
+    #[test]
+    fn the_unknown_is_an_io_error_and_what_was_retried_unavailable() {
+        let e = opendal::Error::new(ErrorKind::Unexpected, "?");
+        assert_eq!(kind_of(&e), StoreErrorKind::Io);
+        assert_eq!(kind_of(&e.set_temporary()), StoreErrorKind::Unavailable);
+        let e = opendal::Error::new(ErrorKind::ConfigInvalid, "NoSuchBucket");
+        assert_eq!(kind_of(&e), StoreErrorKind::Io);
+    }
+
+    #[test]
+    fn the_operating_systems_error_is_found_below() {
+        for (errno, want) in [
+            (libc::ENOSPC, StoreErrorKind::NoSpace),
+            (libc::ENOTDIR, StoreErrorKind::NotDir),
+            (libc::EISDIR, StoreErrorKind::IsDir),
+            (libc::ENOTEMPTY, StoreErrorKind::NotEmpty),
+        ] {
+            let e = opendal::Error::new(ErrorKind::Unexpected, "?")
+                .set_source(io::Error::from_raw_os_error(errno))
+                .set_temporary();
+            assert_eq!(kind_of(&e), want);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! From a [`Backend`] to OpenDAL operators: our own HTTP client, timeouts inside retries, and capabilities masked where
+//! their claims are wrong.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opendal::layers::{CapabilityOverrideLayer, RetryEvent, RetryLayer, TimeoutLayer};
+use opendal::{Capability, HttpTransporter, Operator};
+use opendal_http_transport_reqwest::ReqwestTransport;
+
+use super::error::Cleaner;
+use super::services::Upload;
+use super::url::{Backend, BackendError};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Shortest time that one upload request gets, whatever the request timeout: a part at 300 kB/s.
+const UPLOAD_TIMEOUT_MIN: Duration = Duration::from_secs(60);
+
+/// Most idle connections kept per host.
+const POOL_IDLE: usize = 256;
+
+/// The operators of one store. They share connections and credentials.
+#[derive(Clone, Debug)]
+pub(super) struct Operators {
+    /// For everything but uploads: short tries, so that several fit into the request's time.
+    pub ask: Operator,
+    /// For uploads: each request has the time that a part may take. Not retried where a request that half succeeded cannot
+    /// be repeated.
+    pub write: Operator,
+}
+
+tokio::task_local! {
+    static RETRIED: Cell<bool>;
+}
+
+/// Runs `future`, and tells whether OpenDAL repeated a request meanwhile: then a refusal may be the echo of our own success.
+pub(super) async fn noting_retries<T>(future: impl Future<Output = T>) -> (T, bool) {
+    RETRIED
+        .scope(Cell::new(false), async {
+            let result = future.await;
+            (result, RETRIED.with(Cell::get))
+        })
+        .await
+}
+
+/// Builds the operators, without asking the store.
+///
+/// # Errors
+/// [`BackendError::Refused`] with OpenDAL's reason.
+pub(super) fn build(
+    backend: &Backend,
+    request_timeout: Duration,
+    cleaner: &Arc<Cleaner>,
+) -> Result<Operators, BackendError> {
+    let scheme = backend.service.scheme;
+    let refused = |why: String| BackendError::Refused { scheme, why: cleaner.clean(&why) };
+    let config = backend.config.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+    let base = Operator::via_iter(scheme, config).map_err(|e| refused(e.to_string()))?;
+    let upload_timeout = request_timeout.max(UPLOAD_TIMEOUT_MIN);
+    let client = reqwest::Client::builder()
+        .user_agent(concat!("ovfs/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(upload_timeout)
+        // A redirect could lead the broker anywhere; no service here needs one.
+        .redirect(reqwest::redirect::Policy::none())
+        .pool_max_idle_per_host(POOL_IDLE)
+        .http1_only()
+        .build()
+        .map_err(|e| refused(format!("no HTTP client: {e}")))?;
+    let transport = HttpTransporter::new(ReqwestTransport::new(client));
+    let context = base.base_context().with_http_transport(transport);
+    let masked = base.with_context(context).layer(CapabilityOverrideLayer::new(|mut can: Capability| {
+        // Ignored by most S3 servers, which then replace the object by its tail; elsewhere bound to special objects.
+        can.write_can_append = false;
+        can
+    }));
+
+    let each_try = (request_timeout / 3).max(Duration::from_millis(500));
+    let ask = masked
+        .clone()
+        .layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(each_try))
+        .layer(retries(cleaner, 3));
+    let write = masked.layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(upload_timeout));
+    let write = match backend.service.upload {
+        Upload::Parts | Upload::OneShot => write.layer(retries(cleaner, 2)),
+        Upload::InPlace | Upload::Memory => write,
+    };
+    Ok(Operators { ask, write })
+}
+
+fn retries(cleaner: &Arc<Cleaner>, times: usize) -> RetryLayer<impl Fn(RetryEvent<'_>) + Send + Sync + 'static> {
+    let cleaner = Arc::clone(cleaner);
+    RetryLayer::new()
+        .with_jitter()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .with_factor(3.0)
+        .with_max_times(times)
+        .with_notify(move |event: RetryEvent<'_>| {
+            // Tasks of OpenDAL's own (parts in parallel) are outside; their requests can be repeated safely.
+            let _ = RETRIED.try_with(|retried| retried.set(true));
+            let why = cleaner.clean(&event.err.to_string());
+            log::debug!("{} is tried again (attempt {}): {why}", event.op, event.attempt);
+        })
+}

@@ -1,0 +1,464 @@
+//! Writing: an object put together from ranges of another, data in the pool and zeros.
+//!
+//! OpenDAL's writers are used by three rules. The first error ends a writer: it is aborted, and nothing is tried on it
+//! again, for what it had taken may be gone. It is never cancelled midway, so uploads have no deadline over all, only
+//! one per request. And its chunk size stays unset, for with one it mixes up copied ranges and our own bytes.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use opendal::options::{ReadOptions, ReaderOptions, WriteOptions};
+use opendal::{Buffer, BytesRange, Metadata, Writer};
+use tokio::sync::SemaphorePermit;
+
+use super::super::error::error;
+use super::super::operator::noting_retries;
+use super::super::services::Upload;
+use super::plan::{self, Piece, Step};
+use super::{ONE_SHOT_MAX, Remote, STREAM_BUDGET, TEMPORARY, same_version, strong, to_remember};
+use crate::store::pool::PoolBytes;
+use crate::store::{Base, Condition, Meta, Segment, Slice, StoreError, StoreErrorKind};
+
+/// Requests of one upload that run side by side.
+const CONCURRENT: usize = 8;
+
+/// How ranges that pass through us are read: so many bytes per request, so many requests ahead.
+const FETCH: usize = 8 << 20;
+const FETCH_AHEAD: usize = 3;
+
+/// What an upload of which part of it is read from the store takes of the budget at most, in MiB.
+const STREAM_SHARE: u64 = 64;
+
+/// Zeros to send.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+
+/// A compose under way.
+struct Job<'a> {
+    path: &'a str,
+    base: Option<&'a Base>,
+    when: &'a Condition,
+    segments: &'a [Segment],
+    total: u64,
+}
+
+impl Remote {
+    /// Makes `path` the concatenation of `segments`, of `total` bytes in all; checked by the caller.
+    pub async fn compose(
+        &self,
+        path: &str,
+        base: Option<&Base>,
+        when: &Condition,
+        segments: &[Segment],
+        total: u64,
+    ) -> Result<Meta, StoreError> {
+        let job = Job { path, base, when, segments, total };
+        let most = match self.service.upload {
+            Upload::OneShot => ONE_SHOT_MAX,
+            _ => plan::TOTAL_MAX.min(self.can.write_total_max_size.map_or(u64::MAX, |n| n as u64)),
+        };
+        if !self.can.write {
+            return Err(error(StoreErrorKind::Unsupported, format!("write '{path}': the store is read-only")));
+        }
+        if total > most {
+            let text = format!("write '{path}': {total} bytes, and the store takes {most}");
+            return Err(error(StoreErrorKind::TooLarge, text));
+        }
+        let (options, keeps) = self.prepare(&job).await?;
+        let (result, retried) = noting_retries(self.upload(&job, options)).await;
+        match result {
+            Ok(metadata) => Ok(self.describe(&job, &metadata).await),
+            Err(e) => {
+                let e = named_by_condition(e, when);
+                // The echo of a success? Its first answer may have been lost.
+                let echo = retried
+                    && matches!(
+                        e.kind,
+                        StoreErrorKind::VersionMismatch
+                            | StoreErrorKind::Exists
+                            | StoreErrorKind::NotFound
+                            | StoreErrorKind::PermissionDenied
+                            | StoreErrorKind::Io
+                    );
+                match echo {
+                    true => self.landed(&job, keeps.as_ref()).await.ok_or(e),
+                    false => Err(e),
+                }
+            }
+        }
+    }
+
+    /// The options of the write, and what stood there before, as far as it was asked for.
+    async fn prepare(&self, job: &Job<'_>) -> Result<(WriteOptions, Option<Meta>), StoreError> {
+        let gone = |what: &str| {
+            error(StoreErrorKind::VersionMismatch, format!("write '{}': {what} is not the version any more", job.path))
+        };
+        let mut options = WriteOptions {
+            concurrent: CONCURRENT,
+            content_type: mime_guess::from_path(job.path).first_raw().map(str::to_owned),
+            ..WriteOptions::default()
+        };
+        let mut before = None;
+        if let Some(base) = job.base {
+            let metadata = self.head(&base.path).await?.ok_or_else(|| gone("the base"))?;
+            let meta = self.meta(&metadata);
+            if !same_version(&meta, &base.version) {
+                return Err(gone("the base"));
+            }
+            keep_headers(&mut options, &metadata);
+            if base.path == job.path {
+                before = Some((meta, metadata.version().map(str::to_owned)));
+            }
+        }
+        match job.when {
+            Condition::Any => {}
+            Condition::IfAbsent => {
+                if self.can.write_with_if_not_exists && self.service.upload != Upload::InPlace {
+                    options.if_not_exists = true;
+                } else if self.head(job.path).await?.is_some() {
+                    return Err(error(StoreErrorKind::Exists, format!("write '{}': it exists", job.path)));
+                }
+            }
+            Condition::IfVersion(version) => {
+                let native = self.service.upload != Upload::InPlace;
+                options.if_match = strong(version).filter(|_| native && self.can.write_with_if_match);
+                if before.is_none() && options.if_match.is_none() {
+                    let metadata = self.head(job.path).await?.ok_or_else(|| gone("what stands there"))?;
+                    before = Some((self.meta(&metadata), metadata.version().map(str::to_owned)));
+                }
+                if let Some((meta, generation)) = &before {
+                    if !same_version(meta, version) {
+                        return Err(gone("what stands there"));
+                    }
+                    if options.if_match.is_none() && native && self.can.write_with_if_version_match {
+                        options.if_version_match = generation.clone();
+                    }
+                }
+            }
+        }
+        if self.service.upload == Upload::Memory {
+            options.cache_control = Some(to_remember(self.generation.fetch_add(1, Ordering::Relaxed)));
+        }
+        Ok((options, before.map(|(meta, _)| meta)))
+    }
+
+    async fn upload(&self, job: &Job<'_>, options: WriteOptions) -> Result<Metadata, StoreError> {
+        let native = self.can.write_can_copy_from && self.service.upload == Upload::Parts;
+        let steps = plan::plan(job.segments, job.total, native);
+        let fetched = plan::fetched(&steps);
+        let _room = self.room(job, fetched).await?;
+        match self.service.upload {
+            Upload::OneShot => self.upload_at_once(job, options, steps).await,
+            Upload::Parts | Upload::Memory => self.upload_parts(job, job.path, options, steps).await,
+            Upload::InPlace => {
+                let temporary = format!("{TEMPORARY}/{}", unique());
+                let metadata = match self.upload_parts(job, &temporary, options, steps).await {
+                    Ok(metadata) => metadata,
+                    Err(e) => return Err(self.discard(&temporary, e).await),
+                };
+                // Once more, now that the upload has taken its time.
+                let put = async {
+                    self.check_target(job.path, job.when).await?;
+                    self.rename_over(&temporary, job.path).await
+                };
+                match put.await {
+                    Ok(()) => Ok(metadata),
+                    Err(e) => Err(self.discard(&temporary, e).await),
+                }
+            }
+        }
+    }
+
+    /// Room for what passes through us, given back on drop.
+    async fn room(&self, job: &Job<'_>, fetched: u64) -> Result<Option<SemaphorePermit<'_>>, StoreError> {
+        if fetched == 0 {
+            return Ok(None);
+        }
+        let most = if self.service.upload == Upload::OneShot { STREAM_BUDGET >> 20 } else { STREAM_SHARE };
+        let mebibytes = fetched.div_ceil(1 << 20).min(most);
+        let permits = self.streams.acquire_many(u32::try_from(mebibytes).unwrap_or(u32::MAX)).await;
+        permits.map(Some).map_err(|_| error(StoreErrorKind::Unavailable, format!("write '{}': ending", job.path)))
+    }
+
+    async fn upload_parts(
+        &self,
+        job: &Job<'_>,
+        path: &str,
+        options: WriteOptions,
+        steps: Vec<Step>,
+    ) -> Result<Metadata, StoreError> {
+        let writer = self.ops.write.writer_options(path, options).await;
+        let mut writer = writer.map_err(|e| self.fail("write", job.path, &e))?;
+        let filled = async {
+            let mut parts = Parts { writer: &mut writer, pending: Vec::new(), len: 0, part: plan::part_size(job.total) };
+            let mut copied = false;
+            for step in steps {
+                match step {
+                    Step::Send(pieces) => copied |= self.send(job, &mut parts, pieces).await?,
+                    Step::Copy { offset, len } => {
+                        parts.flush().await.map_err(|e| self.fail("write", job.path, &e))?;
+                        self.copy_inside(job, parts.writer, offset, len).await?;
+                        copied = true;
+                    }
+                }
+            }
+            parts.flush().await.map_err(|e| self.fail("write", job.path, &e))?;
+            if let (true, Some(base)) = (copied, job.base) {
+                // Servers that ignore the condition on copied ranges, and stores that have none.
+                self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
+            }
+            Ok(())
+        };
+        let result = match filled.await {
+            Ok(()) => writer.close().await.map_err(|e| self.fail("write", job.path, &e)),
+            Err(e) => Err(e),
+        };
+        if result.is_err()
+            && let Err(e) = writer.abort().await
+        {
+            let text = self.cleaner.clean(&e.to_string());
+            log::debug!("an upload of '{}' may have left parts in the store: {text}", job.path);
+        }
+        result
+    }
+
+    async fn upload_at_once(
+        &self,
+        job: &Job<'_>,
+        options: WriteOptions,
+        steps: Vec<Step>,
+    ) -> Result<Metadata, StoreError> {
+        let mut whole = Vec::new();
+        let mut copied = false;
+        for step in steps {
+            let Step::Send(pieces) = step else { continue };
+            for piece in pieces {
+                match piece {
+                    Piece::Pool(slice) => whole.push(self.pool_bytes(job, slice)?),
+                    Piece::Zero(len) => whole.extend(zeros(len)),
+                    Piece::Fetch { offset, len } => {
+                        copied = true;
+                        let mut stream = self.fetch(job, offset, len).await?;
+                        while let Some(buffer) = stream.try_next().await? {
+                            whole.extend(buffer);
+                        }
+                    }
+                }
+            }
+        }
+        if let (true, Some(base)) = (copied, job.base) {
+            self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
+        }
+        let whole = Buffer::from(whole);
+        debug_assert_eq!(whole.len() as u64, job.total);
+        self.ops.write.write_options(job.path, whole, options).await.map_err(|e| self.fail("write", job.path, &e))
+    }
+
+    /// Sends `pieces`; tells whether any of them came from the base.
+    async fn send(&self, job: &Job<'_>, parts: &mut Parts<'_>, pieces: Vec<Piece>) -> Result<bool, StoreError> {
+        let fail = |e: opendal::Error| self.fail("write", job.path, &e);
+        let mut copied = false;
+        for piece in pieces {
+            match piece {
+                Piece::Pool(slice) => parts.push(self.pool_bytes(job, slice)?).await.map_err(fail)?,
+                Piece::Zero(len) => {
+                    for bytes in zeros(len) {
+                        parts.push(bytes).await.map_err(fail)?;
+                    }
+                }
+                Piece::Fetch { offset, len } => {
+                    copied = true;
+                    let mut stream = self.fetch(job, offset, len).await?;
+                    while let Some(buffer) = stream.try_next().await? {
+                        for bytes in buffer {
+                            parts.push(bytes).await.map_err(fail)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(copied)
+    }
+
+    fn pool_bytes(&self, job: &Job<'_>, slice: Slice) -> Result<Bytes, StoreError> {
+        // SAFETY: the device promises not to write these bytes until the reply, and the reply comes after the writer is
+        // closed or aborted.
+        let bytes = unsafe { PoolBytes::new(&self.pool, slice) };
+        let bytes = bytes.ok_or_else(|| {
+            error(StoreErrorKind::Protocol, format!("write '{}': a slice outside the pool", job.path))
+        })?;
+        // `memory` would keep the very bytes that the device uses for something else next.
+        let keeps = self.service.upload == Upload::Memory;
+        Ok(if keeps { Bytes::copy_from_slice(bytes.as_ref()) } else { Bytes::from_owner(bytes) })
+    }
+
+    async fn copy_inside(
+        &self,
+        job: &Job<'_>,
+        writer: &mut Writer,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), StoreError> {
+        let base = self.base(job)?;
+        let range = BytesRange::new(offset, Some(len));
+        let options = ReadOptions { range, if_match: strong(&base.version), ..ReadOptions::default() };
+        let copy = writer.copy_from_options(&base.path, options).await;
+        copy.map_err(|e| lost_base(self.fail("copy a range of", &base.path, &e)))
+    }
+
+    /// The base's bytes from `offset` on, of its version, as a stream that ends after exactly `len` of them.
+    async fn fetch(
+        &self,
+        job: &Job<'_>,
+        offset: u64,
+        len: u64,
+    ) -> Result<BoxStream<'_, Result<Buffer, StoreError>>, StoreError> {
+        let base = self.base(job)?;
+        let path = base.path.clone();
+        let options = ReaderOptions {
+            if_match: strong(&base.version).filter(|_| self.can.read_with_if_match),
+            content_length_hint: Some(base.version.size),
+            chunk: Some(FETCH),
+            concurrent: FETCH_AHEAD,
+            ..ReaderOptions::default()
+        };
+        let fail = move |e: opendal::Error| lost_base(self.fail("read", &path, &e));
+        let reader = self.ops.ask.reader_options(&base.path, options).await.map_err(&fail)?;
+        let stream = reader.into_stream(offset..offset + len).await.map_err(&fail)?;
+        Ok(stream.map_err(fail).boxed())
+    }
+
+    fn base<'a>(&self, job: &Job<'a>) -> Result<&'a Base, StoreError> {
+        let path = job.path;
+        job.base.ok_or_else(|| error(StoreErrorKind::Protocol, format!("write '{path}': a copied range without base")))
+    }
+
+    /// What a stat of the new object says; with what the upload itself said where the store has changed since or does not
+    /// answer.
+    async fn describe(&self, job: &Job<'_>, uploaded: &Metadata) -> Meta {
+        let mut known = self.meta(uploaded);
+        known.kind = crate::store::Kind::File;
+        known.size = job.total;
+        if known.mtime_ns.is_some() && (known.etag.is_some() || !self.service.etag) {
+            if self.service.upload != Upload::InPlace {
+                return known;
+            }
+        }
+        match self.head_meta(job.path).await {
+            Ok(Some(now)) if now.size == job.total && (known.etag.is_none() || now.etag == known.etag) => now,
+            _ => known,
+        }
+    }
+
+    /// Whether an upload that was refused after being repeated is there all the same: the right length, another
+    /// version than before, and our data where data of ours should be.
+    async fn landed(&self, job: &Job<'_>, before: Option<&Meta>) -> Option<Meta> {
+        let now = self.head_meta(job.path).await.ok()??;
+        let old = match job.when {
+            Condition::IfVersion(version) => same_version(&now, version),
+            _ => before.is_some_and(|b| *b == now),
+        };
+        if old || now.size != job.total {
+            return None;
+        }
+        let mut at = 0;
+        for segment in job.segments {
+            let len = match segment {
+                Segment::Copy { len, .. } | Segment::Zero { len } => *len,
+                Segment::Data(slice) => {
+                    let sent = self.pool_bytes(job, *slice).ok()?;
+                    let reader = self.ops.ask.reader(job.path).await.ok()?;
+                    let there = reader.read(at..at + u64::from(slice.len)).await.ok()?;
+                    if there.to_bytes() != sent {
+                        return None;
+                    }
+                    slice.len.into()
+                }
+            };
+            at += len;
+        }
+        log::info!("'{}' was stored, though the store's last answer was a refusal", job.path);
+        Some(now)
+    }
+}
+
+/// Gathers bytes into pieces worth a request.
+struct Parts<'a> {
+    writer: &'a mut Writer,
+    pending: Vec<Bytes>,
+    len: u64,
+    part: u64,
+}
+
+impl Parts<'_> {
+    async fn push(&mut self, mut bytes: Bytes) -> opendal::Result<()> {
+        while !bytes.is_empty() {
+            let room = usize::try_from(self.part - self.len).unwrap_or(usize::MAX);
+            let next = bytes.split_to(bytes.len().min(room));
+            self.len += next.len() as u64;
+            self.pending.push(next);
+            if self.len >= self.part {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> opendal::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.len = 0;
+        self.writer.write(Buffer::from(std::mem::take(&mut self.pending))).await
+    }
+}
+
+fn zeros(len: u64) -> impl Iterator<Item = Bytes> {
+    let piece = ZEROS.len() as u64;
+    (0..len.div_ceil(piece)).map(move |n| {
+        let this = piece.min(len - n * piece);
+        Bytes::from_static(&ZEROS).slice(..usize::try_from(this).unwrap_or(ZEROS.len()))
+    })
+}
+
+/// What other programs have said of the object stays true of its next version.
+fn keep_headers(options: &mut WriteOptions, of: &Metadata) {
+    let text = |value: Option<&str>| value.filter(|v| !v.is_empty()).map(str::to_owned);
+    if let Some(content_type) = text(of.content_type()) {
+        options.content_type = Some(content_type);
+    }
+    options.cache_control = text(of.cache_control());
+    options.content_disposition = text(of.content_disposition());
+    options.content_encoding = text(of.content_encoding());
+    options.user_metadata = of
+        .user_metadata()
+        .map(|all| all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<std::collections::HashMap<_, _>>())
+        .filter(|all| !all.is_empty());
+}
+
+/// A failed condition, in the words of the condition.
+fn named_by_condition(mut e: StoreError, when: &Condition) -> StoreError {
+    if e.kind == StoreErrorKind::VersionMismatch && *when == Condition::IfAbsent {
+        e.kind = StoreErrorKind::Exists;
+    }
+    e
+}
+
+/// A base that is gone is not the version asked for.
+fn lost_base(mut e: StoreError) -> StoreError {
+    if e.kind == StoreErrorKind::NotFound {
+        e.kind = StoreErrorKind::VersionMismatch;
+    }
+    e
+}
+
+/// A name that nothing else has.
+pub(in crate::broker) fn unique() -> String {
+    use std::hash::{BuildHasher, Hasher};
+    use std::sync::atomic::AtomicU64;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    // Keys from the system's random source, once per process and again for each.
+    let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+    format!("{}-{random:016x}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}

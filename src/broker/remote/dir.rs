@@ -1,0 +1,52 @@
+//! Directories: made with a marker, or really; removed only when empty.
+
+use futures::TryStreamExt;
+use opendal::options::ListOptions;
+
+use super::super::error::error;
+use super::{Remote, dir_path};
+use crate::store::{Kind, StoreError, StoreErrorKind};
+
+impl Remote {
+    /// Makes `path` a directory that stays while empty; one that is there already gets its marker and is fine.
+    pub async fn create_dir(&self, path: &str) -> Result<(), StoreError> {
+        match self.find(path).await? {
+            Some(meta) if meta.kind == Kind::File => {
+                return Err(error(StoreErrorKind::Exists, format!("create directory '{path}': a file is there")));
+            }
+            Some(meta) if meta.marker == Some(true) => return Ok(()),
+            _ => {}
+        }
+        self.ops.ask.create_dir(&dir_path(path)).await.map_err(|e| self.fail("create directory", path, &e))
+    }
+
+    /// Removes the directory `path` if nothing is in it, names that cannot be shown included.
+    pub async fn remove_dir(&self, path: &str) -> Result<(), StoreError> {
+        let dir = dir_path(path);
+        let options = ListOptions { limit: Some(2), ..ListOptions::default() };
+        let list = |e: opendal::Error| self.fail("list", path, &e);
+        let mut lister = self.ops.ask.lister_options(&dir, options).await.map_err(list)?;
+        let mut marker = false;
+        while let Some(entry) = lister.try_next().await.map_err(list)? {
+            if entry.path() == dir {
+                marker = true;
+            } else {
+                return Err(error(StoreErrorKind::NotEmpty, format!("remove directory '{path}': it has entries")));
+            }
+        }
+        drop(lister);
+        if self.service.real_dirs || !marker {
+            match self.find(path).await? {
+                Some(meta) if meta.kind == Kind::File => {
+                    return Err(error(StoreErrorKind::NotDir, format!("remove directory '{path}': it is a file")));
+                }
+                Some(_) => {}
+                None => {
+                    return Err(error(StoreErrorKind::NotFound, format!("remove directory '{path}': nothing is there")));
+                }
+            }
+        }
+        // The marker alone, by its own name: what came to be below it meanwhile stays.
+        self.ops.ask.delete(&dir).await.map_err(|e| self.fail("remove directory", path, &e))
+    }
+}

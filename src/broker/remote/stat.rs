@@ -1,0 +1,98 @@
+//! What is at a path: both halves of the question at once.
+
+use futures::TryStreamExt;
+use opendal::options::ListOptions;
+use opendal::{Entry, ErrorKind, Metadata};
+
+use super::super::error::{error, kind_of};
+use super::{Remote, dir_path};
+use crate::store::{Kind, Meta, StoreError, StoreErrorKind};
+
+impl Remote {
+    /// What is at `path`; a directory hides a file of the same name.
+    pub async fn stat(&self, path: &str) -> Result<Meta, StoreError> {
+        self.find(path).await?.ok_or_else(|| error(StoreErrorKind::NotFound, format!("stat '{path}': nothing is there")))
+    }
+
+    /// As [`Remote::stat`], with nothing as `None`.
+    pub async fn find(&self, path: &str) -> Result<Option<Meta>, StoreError> {
+        if path.is_empty() {
+            return Ok(Some(self.dir(Some(true), None)));
+        }
+        if self.service.real_dirs {
+            return self.find_real(path).await;
+        }
+        let (file, dir) = futures::join!(self.head(path), self.find_dir(path));
+        // A listing that fails says nothing about the object, but without it the object may be hidden.
+        match dir? {
+            Some(dir) => Ok(Some(dir)),
+            None => Ok(file?.map(|metadata| self.meta(&metadata))),
+        }
+    }
+
+    async fn find_real(&self, path: &str) -> Result<Option<Meta>, StoreError> {
+        let first = match self.ops.ask.stat(path).await {
+            Ok(metadata) => return Ok(Some(self.meta(&metadata))),
+            Err(e) => e,
+        };
+        if kind_of(&first) == StoreErrorKind::Unavailable {
+            return Err(self.fail("stat", path, &first));
+        }
+        // Some servers know a directory only by its name with the slash.
+        match self.ops.ask.stat(&dir_path(path)).await {
+            Ok(metadata) if metadata.is_dir() => Ok(Some(self.meta(&metadata))),
+            Ok(_) => Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound && first.kind() == ErrorKind::NotFound => Ok(None),
+            Err(_) => Err(self.fail("stat", path, &first)),
+        }
+    }
+
+    /// The object `path` alone.
+    pub(super) async fn head(&self, path: &str) -> Result<Option<Metadata>, StoreError> {
+        match self.ops.ask.stat(path).await {
+            Ok(metadata) => Ok(Some(metadata)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.fail("stat", path, &e)),
+        }
+    }
+
+    /// The object `path` alone, in our words.
+    pub(super) async fn head_meta(&self, path: &str) -> Result<Option<Meta>, StoreError> {
+        Ok(self.head(path).await?.map(|m| self.meta(&m)))
+    }
+
+    /// The directory `path` alone, where directories are what their entries make them.
+    async fn find_dir(&self, path: &str) -> Result<Option<Meta>, StoreError> {
+        let dir = dir_path(path);
+        let entry = self.first_entry(&dir).await.map_err(|e| self.fail("list", path, &e))?;
+        Ok(entry.map(|entry| {
+            // The marker sorts before everything below it, so a listing of one entry shows it if there is one.
+            let marker = match entry.path() == dir {
+                true => Some(true),
+                false if self.can.list_with_limit => Some(false),
+                false => None,
+            };
+            self.dir(marker, super::seconds(entry.metadata()))
+        }))
+    }
+
+    /// The first entry at or below `dir`, which ends with a slash.
+    pub(super) async fn first_entry(&self, dir: &str) -> opendal::Result<Option<Entry>> {
+        let options = ListOptions { limit: Some(1), ..ListOptions::default() };
+        self.ops.ask.lister_options(dir, options).await?.try_next().await
+    }
+
+    /// The file at `path`: NotFound or IsDir if it is something else.
+    pub(super) async fn find_file(&self, path: &str) -> Result<Metadata, StoreError> {
+        match self.head(path).await? {
+            Some(metadata) if metadata.is_file() => Ok(metadata),
+            Some(_) => Err(error(StoreErrorKind::IsDir, format!("'{path}' is a directory"))),
+            None => match self.find(path).await? {
+                Some(meta) if meta.kind == Kind::Dir => {
+                    Err(error(StoreErrorKind::IsDir, format!("'{path}' is a directory")))
+                }
+                _ => Err(error(StoreErrorKind::NotFound, format!("'{path}' does not exist"))),
+            },
+        }
+    }
+}

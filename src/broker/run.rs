@@ -1,0 +1,240 @@
+//! The broker's life: from the forks to the exit code.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::error::error;
+use super::serve::Mount;
+use super::url::Backend;
+use crate::store::client::IN_FLIGHT_MAX;
+use crate::store::frame::{self, HEADER};
+use crate::store::{Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevice};
+
+/// Threads that drive requests; each is a few milliseconds of work at most, the rest is waiting.
+const THREADS: usize = 2;
+
+/// Targets whose records below WARN are not for the log: OpenDAL and what it uses write requests, and with them
+/// signatures and tokens. Whoever sets up the logger caps them.
+pub const QUIET_TARGETS: &[&str] = &["opendal", "reqsign", "reqwest", "hyper", "hyper_util", "rustls", "hdfs_native"];
+
+/// How the broker works.
+#[derive(Clone, Debug)]
+pub struct BrokerOptions {
+    /// Every request that does not write is answered within this time. Each step of those that write fails after it, or after a
+    /// minute if that is longer (a part of an upload takes its time), and is tried three times at most.
+    pub request_timeout: Duration,
+    /// How long the device may take to store what is dirty when the daemon is to end.
+    pub flush_timeout: Duration,
+}
+
+/// Serves `backend` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,
+/// SIGINT) asks for the end. Call it after the forks: it starts threads.
+///
+/// `device_process` waits for the device process and returns the exit code to end with; it runs on a thread of its own.
+///
+/// Returns the exit code: the device process's, or 1 after a signal (with what is dirty stored before, as far as the time
+/// allowed; what was lost is in the log) or when the backend cannot be put into service. The device process
+/// may still be there then; ending it is the caller's business.
+pub fn run(
+    backend: Backend,
+    pool: Arc<Pool>,
+    sock: OwnedFd,
+    options: BrokerOptions,
+    device_process: impl FnOnce() -> i32 + Send + 'static,
+) -> i32 {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("broker")
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            log::error!("the broker cannot start: {e}");
+            return 1;
+        }
+    };
+    let code = runtime.block_on(serve(&backend, &pool, sock, &options, device_process)).unwrap_or_else(|e| {
+        log::error!("the broker cannot serve {backend}: {e}");
+        1
+    });
+    // What is still under way belongs to nobody any more.
+    runtime.shutdown_background();
+    code
+}
+
+async fn serve(
+    backend: &Backend,
+    pool: &Arc<Pool>,
+    sock: OwnedFd,
+    options: &BrokerOptions,
+    device_process: impl FnOnce() -> i32 + Send + 'static,
+) -> io::Result<i32> {
+    let mut signals = Signals::new()?;
+    let mount = Arc::new(Mount::new(backend, pool, options.request_timeout).map_err(io::Error::other)?);
+    let sock = StdUnixStream::from(sock);
+    sock.set_nonblocking(true)?;
+    let (from_device, mut to_device) = UnixStream::from_std(sock)?.into_split();
+    let (exited, mut exit) = oneshot::channel();
+    std::thread::Builder::new().name("broker-wait".into()).spawn(move || {
+        // Nobody listens if a signal was faster.
+        let _ = exited.send(device_process());
+    })?;
+
+    let (replies, mut outgoing) = mpsc::channel::<Vec<u8>>(IN_FLIGHT_MAX);
+    tokio::spawn(async move {
+        while let Some(frame) = outgoing.recv().await {
+            if let Err(e) = to_device.write_all(&frame).await {
+                log::debug!("the device process does not listen any more: {e}");
+                return;
+            }
+        }
+    });
+    let (flushed, mut flushes) = mpsc::channel(1);
+    let receiver = Receiver { mount: Arc::clone(&mount), replies: replies.clone(), flushed };
+    tokio::spawn(async move {
+        match receiver.receive(from_device).await {
+            Ok(()) => log::debug!("the device process has closed the connection"),
+            Err(e) => log::error!("the device process broke the protocol, its connection is given up: {e}"),
+        }
+    });
+
+    tokio::select! {
+        code = &mut exit => {
+            // What was handed over completely is still stored: it lies in the pool.
+            if timeout(options.flush_timeout, mount.settle()).await.is_err() {
+                log::error!("the device process is gone, and uploads of its data did not end in time");
+            }
+            Ok(code.unwrap_or(1))
+        }
+        name = signals.next() => {
+            log::info!("{name}: ending, {} s at most for data that is not stored yet", options.flush_timeout.as_secs_f32());
+            let deadline_ms = u32::try_from(options.flush_timeout.as_millis()).unwrap_or(u32::MAX);
+            let asked = match frame::encode(&ToDevice::Flush { deadline_ms }) {
+                Ok(frame) => replies.send(frame).await.is_ok(),
+                Err(_) => false,
+            };
+            tokio::select! {
+                bytes_lost = flushes.recv(), if asked => match bytes_lost {
+                    Some(0) => log::info!("all data is stored"),
+                    Some(bytes_lost) => log::error!("{bytes_lost} bytes could not be stored and are lost"),
+                    None => log::error!("the device process cannot say whether all data is stored"),
+                },
+                _ = &mut exit => log::info!("the device process has ended"),
+                () = tokio::time::sleep(options.flush_timeout) => {
+                    log::error!("data could not be stored within {} s and is lost", options.flush_timeout.as_secs_f32());
+                }
+                name = signals.next() => log::error!("{name} again: ending at once, data may be lost"),
+            }
+            Ok(1)
+        }
+    }
+}
+
+struct Signals {
+    term: Signal,
+    hup: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            hup: signal(SignalKind::hangup())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.hup.recv() => "SIGHUP",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}
+
+/// The end that hears the device.
+struct Receiver {
+    mount: Arc<Mount>,
+    replies: mpsc::Sender<Vec<u8>>,
+    flushed: mpsc::Sender<u64>,
+}
+
+impl Receiver {
+    async fn receive(self, mut from: OwnedReadHalf) -> io::Result<()> {
+        // A device that sends more than it may waits in its write(2).
+        let room = Arc::new(Semaphore::new(2 * IN_FLIGHT_MAX));
+        let mut body = Vec::new();
+        loop {
+            let mut header = [0; HEADER];
+            match from.read_exact(&mut header).await {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Err(e) => return Err(e),
+            }
+            body.resize(frame::body_len(header)?, 0);
+            from.read_exact(&mut body).await?;
+            match frame::decode(&body)? {
+                ToBroker::Flushed { bytes_lost } => {
+                    // One is enough; nobody waits for a second.
+                    let _ = self.flushed.try_send(bytes_lost);
+                }
+                ToBroker::Request { id, mount, op } => {
+                    let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+                    let known = (mount == 0).then(|| Arc::clone(&self.mount));
+                    let replies = self.replies.clone();
+                    tokio::spawn(async move {
+                        let result = answer(known, op).await;
+                        let frame = frame::encode(&ToDevice::Done { id, result }).or_else(|e| {
+                            let result = Err(error(StoreErrorKind::Io, format!("the answer cannot be sent: {e}")));
+                            frame::encode(&ToDevice::Done { id, result })
+                        });
+                        if let Ok(frame) = frame {
+                            // Fails only when the device is gone.
+                            let _ = replies.send(frame).await;
+                        }
+                        drop(turn);
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// The answer to a request; there always is one.
+async fn answer(mount: Option<Arc<Mount>>, op: Op) -> Result<Reply, StoreError> {
+    let Some(mount) = mount else {
+        return Err(error(StoreErrorKind::Protocol, "there is no such mount"));
+    };
+    let result = AssertUnwindSafe(mount.serve(op)).catch_unwind().await;
+    let result = result.unwrap_or_else(|_| Err(error(StoreErrorKind::Io, "the operation failed inside the broker")));
+    if let Err(e) = &result {
+        let level = match e.kind {
+            StoreErrorKind::NotFound
+            | StoreErrorKind::Exists
+            | StoreErrorKind::IsDir
+            | StoreErrorKind::NotDir
+            | StoreErrorKind::NotEmpty
+            | StoreErrorKind::VersionMismatch
+            | StoreErrorKind::InvalidName
+            | StoreErrorKind::Stale => log::Level::Debug,
+            _ => log::Level::Warn,
+        };
+        log::log!(level, "{e}");
+    }
+    result
+}

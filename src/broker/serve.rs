@@ -1,0 +1,242 @@
+//! One mount: checks what the device asks, keeps each kind of work to its share, and ends each request in time.
+//!
+//! The device is not trusted: it parses what a guest sends. Paths, slices and lengths are held against the rules before
+//! anything acts on them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+
+use super::error::error;
+use super::local::Local;
+use super::remote::{Remote, TEMPORARY};
+use super::services::Upload;
+use super::url::{Backend, BackendError};
+use crate::store::path::{NameError, check_path};
+use crate::store::{Base, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
+
+/// Requests of each kind that a mount works on at once; more wait. A store that hangs holds up nobody but itself.
+const QUICK: usize = 64;
+const READS: usize = 96;
+const WRITES: usize = 16;
+
+/// A write waits for its turn this many times the request timeout: those before it may be large.
+const WRITE_PATIENCE: u32 = 4;
+
+#[derive(Debug)]
+enum Store {
+    Local(Arc<Local>),
+    Remote(Box<Remote>),
+}
+
+/// A store in service.
+#[derive(Debug)]
+pub(super) struct Mount {
+    store: Store,
+    pool: Arc<Pool>,
+    /// Names that are this daemon's own are not the device's.
+    own_names: bool,
+    request_timeout: Duration,
+    quick: Semaphore,
+    reads: Semaphore,
+    writes: Semaphore,
+}
+
+impl Mount {
+    /// Puts `backend` into service, without asking the store anything.
+    ///
+    /// # Errors
+    /// [`BackendError::Refused`]
+    pub fn new(backend: &Backend, pool: &Arc<Pool>, request_timeout: Duration) -> Result<Mount, BackendError> {
+        let store = match backend.service.local {
+            true => Store::Local(Arc::new(Local::new(backend, pool)?)),
+            false => Store::Remote(Box::new(Remote::new(backend, pool, request_timeout)?)),
+        };
+        Ok(Mount {
+            store,
+            pool: Arc::clone(pool),
+            own_names: backend.service.upload == Upload::InPlace,
+            request_timeout,
+            quick: Semaphore::new(QUICK),
+            reads: Semaphore::new(READS),
+            writes: Semaphore::new(WRITES),
+        })
+    }
+
+    /// Does `op`. Reads and questions end within the request timeout; what writes ends when it has truly ended, since
+    /// half of it may be done.
+    pub async fn serve(&self, op: Op) -> Result<Reply, StoreError> {
+        let total = self.check(&op)?;
+        match &op {
+            Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } => {
+                let _turn = self.turn(&self.writes, self.request_timeout * WRITE_PATIENCE).await?;
+                self.run(op, total).await
+            }
+            // A thread in the midst of a read cannot be stopped, and still fills the slice.
+            Op::Read { .. } if matches!(self.store, Store::Local(_)) => {
+                let _turn = self.turn(&self.reads, self.request_timeout).await?;
+                self.run(op, total).await
+            }
+            _ => {
+                let share = if matches!(op, Op::Read { .. }) { &self.reads } else { &self.quick };
+                let work = async {
+                    let _turn = self.turn(share, self.request_timeout).await?;
+                    self.run(op, total).await
+                };
+                timeout(self.request_timeout, work).await.unwrap_or_else(|_| Err(self.late()))
+            }
+        }
+    }
+
+    async fn turn<'a>(&self, share: &'a Semaphore, patience: Duration) -> Result<SemaphorePermit<'a>, StoreError> {
+        match timeout(patience, share.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(self.late()),
+        }
+    }
+
+    fn late(&self) -> StoreError {
+        let seconds = self.request_timeout.as_secs_f32();
+        error(StoreErrorKind::Unavailable, format!("the store has not answered within {seconds} s"))
+    }
+
+    /// Waits until nothing is being written any more.
+    pub async fn settle(&self) {
+        // Fails only if the semaphore were closed, which nobody does.
+        let _ = self.writes.acquire_many(WRITES as u32).await;
+    }
+
+    async fn run(&self, op: Op, total: u64) -> Result<Reply, StoreError> {
+        match &self.store {
+            Store::Remote(store) => remote(store, op, total).await,
+            Store::Local(store) => {
+                let store = Arc::clone(store);
+                tokio::task::spawn_blocking(move || local(&store, op)).await.unwrap_or_else(|e| {
+                    Err(error(StoreErrorKind::Io, format!("the operation failed inside the broker: {e}")))
+                })
+            }
+        }
+    }
+
+    /// Holds a request against the rules; the length of what is to be composed comes of it.
+    fn check(&self, op: &Op) -> Result<u64, StoreError> {
+        let protocol = |why: &str| error(StoreErrorKind::Protocol, format!("a request against the rules: {why}"));
+        let below_root = |path: &str| match path {
+            "" => Err(protocol("the root cannot be that")),
+            _ => self.check_path(path),
+        };
+        match op {
+            Op::Probe | Op::ListEnd { .. } => {}
+            Op::Stat { path } | Op::List { path, .. } => match self.check_path(path) {
+                // Ours; nobody else can see it.
+                Err(e) if e.kind == StoreErrorKind::InvalidName && self.is_own(path) => {
+                    return Err(error(StoreErrorKind::NotFound, format!("'{path}': nothing is there")));
+                }
+                other => other?,
+            },
+            Op::Read { path, offset, dest, .. } => {
+                below_root(path)?;
+                if !self.pool.contains(*dest) {
+                    return Err(protocol("a slice outside the pool"));
+                }
+                if offset.checked_add(dest.len.into()).is_none_or(|end| i64::try_from(end).is_err()) {
+                    return Err(protocol("an offset beyond all files"));
+                }
+            }
+            Op::Compose { path, base, segments, .. } => {
+                below_root(path)?;
+                if let Some(base) = base {
+                    below_root(&base.path)?;
+                }
+                return self.check_segments(base.as_ref(), segments).map_err(protocol);
+            }
+            Op::Delete { path } | Op::CreateDir { path } | Op::RemoveDir { path } => below_root(path)?,
+            Op::Copy { from, to } | Op::RenameFile { from, to, .. } | Op::RenameDir { from, to } => {
+                below_root(from)?;
+                below_root(to)?;
+            }
+        }
+        Ok(0)
+    }
+
+    fn check_path(&self, path: &str) -> Result<(), StoreError> {
+        let refuse = |kind, why: &str| Err(error(kind, format!("the name {path:?} cannot be used: {why}")));
+        match check_path(path) {
+            Ok(()) if self.is_own(path) => refuse(StoreErrorKind::InvalidName, "it is reserved"),
+            Ok(()) => Ok(()),
+            Err(e @ (NameError::TooLong | NameError::Rewritten)) => refuse(StoreErrorKind::InvalidName, &e.to_string()),
+            Err(e) => refuse(StoreErrorKind::Protocol, &e.to_string()),
+        }
+    }
+
+    fn is_own(&self, path: &str) -> bool {
+        self.own_names && path.split('/').any(|name| name.starts_with(TEMPORARY))
+    }
+
+    fn check_segments(&self, base: Option<&Base>, segments: &[Segment]) -> Result<u64, &'static str> {
+        let mut total = 0u64;
+        for segment in segments {
+            let len = match *segment {
+                Segment::Data(slice) if !self.pool.contains(slice) => return Err("a slice outside the pool"),
+                Segment::Data(slice) => slice.len.into(),
+                Segment::Zero { len } => len,
+                Segment::Copy { offset, len } => match base {
+                    None => return Err("a copied range without a base"),
+                    Some(base) if offset.checked_add(len).is_none_or(|end| end > base.version.size) => {
+                        return Err("a copied range beyond its base");
+                    }
+                    Some(_) => len,
+                },
+            };
+            if len == 0 {
+                return Err("an empty segment");
+            }
+            total = total.checked_add(len).filter(|t| i64::try_from(*t).is_ok()).ok_or("a file beyond all lengths")?;
+        }
+        Ok(total)
+    }
+}
+
+async fn remote(store: &Remote, op: Op, total: u64) -> Result<Reply, StoreError> {
+    Ok(match op {
+        Op::Probe => Reply::Capabilities(store.probe().await?),
+        Op::Stat { path } => Reply::Meta(store.stat(&path).await?),
+        Op::List { path, cursor } => store.list(&path, cursor).await?,
+        Op::ListEnd { cursor } => unit(store.list_end(cursor)),
+        Op::Read { path, version, offset, dest } => unit(store.read(&path, version.as_ref(), offset, dest).await?),
+        Op::Compose { path, base, when, segments } => {
+            Reply::Meta(store.compose(&path, base.as_ref(), &when, &segments, total).await?)
+        }
+        Op::Delete { path } => unit(store.delete(&path).await?),
+        Op::CreateDir { path } => unit(store.create_dir(&path).await?),
+        Op::RemoveDir { path } => unit(store.remove_dir(&path).await?),
+        Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to).await?),
+        Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when).await?),
+        Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to).await?),
+    })
+}
+
+fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
+    Ok(match op {
+        Op::Probe => Reply::Capabilities(store.probe()?),
+        Op::Stat { path } => Reply::Meta(store.stat(&path)?),
+        Op::List { path, cursor } => store.list(&path, cursor)?,
+        Op::ListEnd { cursor } => unit(store.list_end(cursor)),
+        Op::Read { path, version, offset, dest } => unit(store.read(&path, version.as_ref(), offset, dest)?),
+        Op::Compose { path, base, when, segments } => {
+            Reply::Meta(store.compose(&path, base.as_ref(), &when, &segments)?)
+        }
+        Op::Delete { path } => unit(store.delete(&path)?),
+        Op::CreateDir { path } => unit(store.create_dir(&path)?),
+        Op::RemoveDir { path } => unit(store.remove_dir(&path)?),
+        Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to)?),
+        Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when)?),
+        Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to)?),
+    })
+}
+
+fn unit((): ()) -> Reply {
+    Reply::Unit
+}

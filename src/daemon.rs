@@ -1,1 +1,0 @@
-//! The start order, from parsed flags to exit code.

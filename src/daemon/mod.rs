@@ -1,0 +1,112 @@
+//! The start order, from the arguments to the exit code.
+//!
+//! It reads as it runs: name and secrets, flags, log, signals, checks and plan here; socket, limits, sandbox (forks),
+//! filter, capabilities, file system and device in `host_dir` or `backend`, whichever the plan names. No thread may
+//! exist before the fork, and nothing is decided here: that was `cli::plan`.
+
+mod backend;
+mod host_dir;
+
+use std::env;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use log::{error, warn};
+use thiserror::Error;
+
+use crate::cli::{self, LogPlan, Options, Plan, PlanError, Share, capabilities, plan};
+use crate::process::caps::CapsError;
+use crate::process::isolated::CheckError;
+use crate::process::limits::LimitError;
+use crate::process::log::{self as logging, TARGET};
+use crate::process::sandbox::SandboxError;
+use crate::process::seccomp::SeccompError;
+use crate::process::secrets::Vault;
+use crate::process::signals::SignalError;
+use crate::process::socket::SocketError;
+use crate::process::{comm, signals};
+
+/// Why the daemon does not run. Each is logged as one line, and the exit code is 1.
+#[derive(Debug, Error)]
+enum StartError {
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Plan(Vec<PlanError>),
+    #[error(transparent)]
+    Signal(#[from] SignalError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error(transparent)]
+    Caps(#[from] CapsError),
+    #[error(transparent)]
+    Backend(#[from] CheckError),
+    #[error("Failed to create internal filesystem representation: {0}")]
+    FileSystem(io::Error),
+    #[error("Error creating the cache of {len} bytes: {error}")]
+    Pool { len: usize, error: io::Error },
+    #[error("Error creating the broker's socket: {0}")]
+    BrokerSocket(io::Error),
+    #[error(transparent)]
+    Device(#[from] crate::device::StartError),
+    #[error("Not built in this tree: {0}")]
+    NotBuilt(&'static str),
+}
+
+impl From<PlanError> for StartError {
+    fn from(error: PlanError) -> StartError {
+        StartError::Plan(vec![error])
+    }
+}
+
+/// The whole program. Ends the process itself only where clap answers (usage errors, help, version).
+pub fn main() -> ExitCode {
+    let program = comm::adopt(env::args_os().next().as_deref());
+    let vault = Vault::fill(|arg| cli::takes_value(OsStr::from_bytes(arg)));
+    let options = cli::parse(env::args_os()).unwrap_or_else(|error| error.exit());
+    if options.print_capabilities {
+        let printed = capabilities::print(io::stdout().lock());
+        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    logging::init(LogPlan::new(&options), program);
+    match start(options, vault) {
+        // Only the low eight bits reach whoever waits: -9 becomes 247.
+        Ok(code) => ExitCode::from((code & 0xff) as u8),
+        Err(error) => {
+            error.to_string().lines().for_each(|line| error!(target: TARGET, "{line}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: Options, vault: Vault) -> Result<i32, StartError> {
+    signals::end_at_once()?;
+    plan::check_shared_dir(&options)?;
+    for warning in plan::deprecations(&options) {
+        warn!(target: TARGET, "{warning}");
+    }
+    let Plan { share, setup } = Plan::new(options).map_err(StartError::Plan)?;
+    match share {
+        Share::HostDir(dir) => host_dir::run(*dir, &setup),
+        Share::Backend(share) => {
+            let url = vault.take(&share.url);
+            backend::run(share, url, &setup)
+        }
+    }
+}
+
+/// The device's shape, as the flags have it.
+fn device_config(device: &cli::Device) -> crate::device::Config {
+    crate::device::Config {
+        tag: device.tag.clone(),
+        thread_pool_size: device.thread_pool_size,
+        announced_request_queues: device.num_request_queues.into(),
+        ..crate::device::Config::default()
+    }
+}
