@@ -204,3 +204,58 @@ fn avail_len(size: u16) -> u64 {
 fn used_len(size: u16) -> u64 {
     6 + 8 * u64::from(size)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 0x10_0000;
+
+    fn ring(event_idx: bool, base: u16) -> Ring {
+        let region = Region::new(START, Ring::footprint(8)).unwrap();
+        Ring::new(region, START, 8, event_idx, base)
+    }
+
+    #[test]
+    fn kicks_follow_the_devices_wish_across_the_wrap_of_the_index() {
+        let mut with_event = ring(true, 65_534);
+        let event = with_event.used_addr() + 4 + 8 * 8;
+        for asked in [65_534, 65_535, 0] {
+            with_event.region.store_u16(event, asked);
+            with_event.push(0);
+            assert!(with_event.publish(), "kicked at {asked}");
+            with_event.push(1);
+            assert!(!with_event.publish(), "not kicked behind {asked}");
+            with_event.avail_idx = asked.wrapping_add(1);
+            with_event.notified_idx = with_event.avail_idx;
+        }
+        let mut with_flag = ring(false, 0);
+        with_flag.push(0);
+        assert!(with_flag.publish());
+        with_flag.region.store_u16(with_flag.used_addr(), 1);
+        with_flag.push(0);
+        assert!(!with_flag.publish());
+    }
+
+    #[test]
+    fn used_entries_are_taken_once_and_in_order() {
+        let mut ring = ring(true, 65_535);
+        assert_eq!(ring.pop_used(), None);
+        for (slot, id) in [(7u64, 3u32), (0, 5)] {
+            let entry = [id.to_le_bytes(), (id * 10).to_le_bytes()].concat();
+            ring.region.write(ring.used_addr() + 4 + 8 * slot, &entry);
+        }
+        ring.region.store_u16(ring.used_addr() + 2, 1);
+        assert_eq!(ring.pop_used(), Some((3, 30)));
+        assert_eq!(ring.pop_used(), Some((5, 50)));
+        assert_eq!(ring.pop_used(), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "behind the used ring")]
+    fn a_write_behind_the_used_ring_is_noticed() {
+        let ring = ring(true, 0);
+        ring.region.write(ring.used_addr() + used_len(8), &[0]);
+        ring.check_guards();
+    }
+}

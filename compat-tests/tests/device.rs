@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use ovfs_compat_tests::daemon::{Daemon, patience};
+use ovfs_compat_tests::daemon::{Daemon, ovfs_bin, patience};
 use ovfs_compat_tests::error::Error;
 use ovfs_compat_tests::frontend::{Config, Frontend};
 use ovfs_compat_tests::fuse::{InHeader, InitRequest, ROOT, op};
@@ -32,7 +32,6 @@ ovfs_compat_tests::on_both_daemons! {
     ring_indices_wrap_around
     all_request_queues_serve_at_once
     reset_device_forgets_the_session
-    get_vring_base_leaves_no_request_half_done
     a_disabled_ring_waits
     replaced_eventfds_work
     memory_slots_come_and_go
@@ -250,9 +249,11 @@ fn reset_device_forgets_the_session(bin: &Path) {
     assert_eq!(guest.read_file("f").unwrap(), b"kept");
 }
 
-fn get_vring_base_leaves_no_request_half_done(bin: &Path) {
+/// On ovfs alone: virtiofsd 1.14.0 answers before the threads of its pool have finished.
+#[test]
+fn ovfs_get_vring_base_leaves_no_request_half_done() {
     let share = Share::new();
-    let (_daemon, mut guest) = share.mount(bin, &["--thread-pool-size", "2"]);
+    let (_daemon, mut guest) = share.mount(&ovfs_bin(), &["--thread-pool-size", "2"]);
     let entry = guest.write_file("f", &[0; 1 << 16]).unwrap();
     let file = guest.open(entry.nodeid, libc::O_RDWR).unwrap();
     for round in 0..8u8 {
