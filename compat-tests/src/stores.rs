@@ -243,7 +243,8 @@ impl TestStore {
             if key.starts_with('?') { format!("/{BUCKET}{key}") } else { format!("/{BUCKET}/{}", encode(key)) };
         let target = if key.is_empty() { format!("/{BUCKET}") } else { target };
         let head = format!(
-            "{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "{method} {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: AWS {ACCESS_KEY}:unchecked\r\n\
+             Connection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes())?;

@@ -131,7 +131,9 @@ mod tests {
     fn texts_are_clean() {
         let cleaner = Cleaner::new(vec!["CANARY".into(), "x".into()]);
         assert_eq!(
-            cleaner.clean("stat a: url: https://h/b?X-Amz-Signature=abc&y=1, response: \"http://h?sig=z\" }\n  key CANARY x"),
+            cleaner.clean(
+                "stat a: url: https://h/b?X-Amz-Signature=abc&y=1, response: \"http://h?sig=z\" }\n  key CANARY x"
+            ),
             "stat a: url: https://h/b, response: \"http://h\" } key *** x"
         );
         assert!(cleaner.clean(&"ä".repeat(TEXT_MAX)).len() <= TEXT_MAX + 3);

@@ -42,6 +42,8 @@ pub struct BrokerOptions {
 /// Serves `backend` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,
 /// SIGINT) asks for the end. Call it after the forks: it starts threads.
 ///
+/// `handles_signals` is called on this thread once the signals are taken care of; before, they must be held back.
+///
 /// `device_process` waits for the device process and returns the exit code to end with; it runs on a thread of its own.
 ///
 /// Returns the exit code: the device process's, or 1 after a signal (with what is dirty stored before, as far as the time
@@ -52,13 +54,11 @@ pub fn run(
     pool: Arc<Pool>,
     sock: OwnedFd,
     options: BrokerOptions,
+    handles_signals: impl FnOnce(),
     device_process: impl FnOnce() -> i32 + Send + 'static,
 ) -> i32 {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .thread_name("broker")
-        .enable_all()
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("broker").enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -66,10 +66,11 @@ pub fn run(
             return 1;
         }
     };
-    let code = runtime.block_on(serve(&backend, &pool, sock, &options, device_process)).unwrap_or_else(|e| {
-        log::error!("the broker cannot serve {backend}: {e}");
-        1
-    });
+    let code =
+        runtime.block_on(serve(&backend, &pool, sock, &options, handles_signals, device_process)).unwrap_or_else(|e| {
+            log::error!("the broker cannot serve {backend}: {e}");
+            1
+        });
     // What is still under way belongs to nobody any more.
     runtime.shutdown_background();
     code
@@ -80,9 +81,11 @@ async fn serve(
     pool: &Arc<Pool>,
     sock: OwnedFd,
     options: &BrokerOptions,
+    handles_signals: impl FnOnce(),
     device_process: impl FnOnce() -> i32 + Send + 'static,
 ) -> io::Result<i32> {
     let mut signals = Signals::new()?;
+    handles_signals();
     let mount = Arc::new(Mount::new(backend, pool, options.request_timeout).map_err(io::Error::other)?);
     let sock = StdUnixStream::from(sock);
     sock.set_nonblocking(true)?;

@@ -17,8 +17,8 @@ use crate::device;
 use crate::fs::FileSystem;
 use crate::fuse::{Server, ServerOptions};
 use crate::objectfs::{self, ObjectFs, Remote};
-use crate::process::log::TARGET;
 use crate::process::isolated;
+use crate::process::log::TARGET;
 use crate::process::sandbox::{self, Child, Role};
 use crate::process::secrets::{Environment, SecretUrl};
 use crate::process::signals::Held;
@@ -45,6 +45,8 @@ struct BrokerParts {
     socket: OwnedFd,
     /// The device process. The broker ends when it does, with its exit code.
     child: Child,
+    /// SIGTERM and SIGHUP, held back until the broker handles them.
+    held: Held,
 }
 
 /// What the device process works with.
@@ -87,8 +89,8 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
         }
         Role::Parent(child) => {
             drop((listener, device_end));
-            held.release();
-            let code = run_broker(BrokerParts { url, share, pool, socket: broker_end.into(), child })?;
+            let held = held.without_handlers();
+            let code = run_broker(BrokerParts { url, share, pool, socket: broker_end.into(), child, held })?;
             if code == 0 && setup.sandbox.mode == SandboxMode::None {
                 place.remove();
             }
@@ -109,11 +111,11 @@ fn parse(url: &SecretUrl) -> Result<Backend, StartError> {
 
 /// Parses the URL again, for good, and does the device process's store requests until that ends. Returns the exit code.
 fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
-    let BrokerParts { url, share, pool, socket, child } = parts;
+    let BrokerParts { url, share, pool, socket, child, held } = parts;
     let backend = parse(&url)?;
     drop(url);
     let options = BrokerOptions { request_timeout: share.request_timeout, flush_timeout: share.flush_timeout };
-    Ok(broker::run(backend, pool, socket, options, move || child.wait()))
+    Ok(broker::run(backend, pool, socket, options, || held.release(), move || child.wait()))
 }
 
 /// Builds the object file system, says that we are ready, accepts one client and serves it until it disconnects.

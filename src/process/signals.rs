@@ -40,7 +40,6 @@ pub fn end_at_once() -> Result<(), SignalError> {
 /// The two signals, held back from the moment of [`hold`](Held::hold), so that none is lost across a fork.
 #[derive(Debug)]
 pub struct Held {
-    set: libc::sigset_t,
     before: libc::sigset_t,
 }
 
@@ -60,10 +59,19 @@ impl Held {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
             match libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr()) {
-                0 => Ok(Held { set: set.assume_init(), before: before.assume_init() }),
+                0 => Ok(Held { before: before.assume_init() }),
                 errno => Err(SignalError::Hold(io::Error::from_raw_os_error(errno))),
             }
         }
+    }
+
+    /// Lets go of the handlers that end the process at once: whoever handles the signals next is alone with them.
+    pub fn without_handlers(self) -> Held {
+        for signal in ENDING {
+            // SAFETY: SIG_DFL is a valid disposition; the signals are held back, so none arrives before its new handler.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        self
     }
 
     /// Lets the signals through again, those that came meanwhile first.

@@ -11,7 +11,9 @@ use crate::store::{Kind, Meta, StoreError, StoreErrorKind};
 impl Remote {
     /// What is at `path`; a directory hides a file of the same name.
     pub async fn stat(&self, path: &str) -> Result<Meta, StoreError> {
-        self.find(path).await?.ok_or_else(|| error(StoreErrorKind::NotFound, format!("stat '{path}': nothing is there")))
+        self.find(path)
+            .await?
+            .ok_or_else(|| error(StoreErrorKind::NotFound, format!("stat '{path}': nothing is there")))
     }
 
     /// As [`Remote::stat`], with nothing as `None`.
@@ -52,8 +54,17 @@ impl Remote {
         match self.ops.ask.stat(path).await {
             Ok(metadata) => Ok(Some(metadata)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == ErrorKind::Unexpected && self.is_not_listed(path).await => Ok(None),
             Err(e) => Err(self.fail("stat", path, &e)),
         }
+    }
+
+    /// A second opinion where a store fails to answer for one name: s3s-fs does for the remains of a directory. True only if a
+    /// listing succeeds and the object is not in it.
+    async fn is_not_listed(&self, path: &str) -> bool {
+        // Of all names that begin with `path`, the object itself sorts first.
+        self.can.list_with_limit
+            && self.first_entry(path).await.is_ok_and(|first| first.is_none_or(|entry| entry.path() != path))
     }
 
     /// The object `path` alone, in our words.
@@ -76,7 +87,7 @@ impl Remote {
         }))
     }
 
-    /// The first entry at or below `dir`, which ends with a slash.
+    /// The first entry at or below `dir`, which ends with a slash; without one, the first whose path begins like that.
     pub(super) async fn first_entry(&self, dir: &str) -> opendal::Result<Option<Entry>> {
         let options = ListOptions { limit: Some(1), ..ListOptions::default() };
         self.ops.ask.lister_options(dir, options).await?.try_next().await
