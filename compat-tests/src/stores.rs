@@ -42,6 +42,11 @@ impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Moto, Kind::S3sFs, Kind::Fs, Kind::Memory];
     /// Those that can be looked at from outside.
     pub const VISIBLE: [Kind; 3] = [Kind::Moto, Kind::S3sFs, Kind::Fs];
+
+    /// Whether a directory without entries can be seen. s3s-fs makes a directory of a marker object and lists none.
+    pub fn keeps_empty_dirs(self) -> bool {
+        self != Kind::S3sFs
+    }
 }
 
 /// A store, running.

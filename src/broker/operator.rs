@@ -27,6 +27,8 @@ const POOL_IDLE: usize = 256;
 pub(super) struct Operators {
     /// For everything but uploads: short tries, so that several fit into the request's time.
     pub ask: Operator,
+    /// As `ask`, with one try.
+    pub ask_once: Operator,
     /// For uploads: each request has the time that a part may take. Not retried where a request that half succeeded cannot
     /// be repeated.
     pub write: Operator,
@@ -79,16 +81,14 @@ pub(super) fn build(
     }));
 
     let each_try = (request_timeout / 3).max(Duration::from_millis(500));
-    let ask = masked
-        .clone()
-        .layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(each_try))
-        .layer(retries(cleaner, 3));
+    let ask_once = masked.clone().layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(each_try));
+    let ask = ask_once.clone().layer(retries(cleaner, 3));
     let write = masked.layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(upload_timeout));
     let write = match backend.service.upload {
         Upload::Parts | Upload::OneShot => write.layer(retries(cleaner, 2)),
         Upload::InPlace | Upload::Memory => write,
     };
-    Ok(Operators { ask, write })
+    Ok(Operators { ask, ask_once, write })
 }
 
 fn retries(cleaner: &Arc<Cleaner>, times: usize) -> RetryLayer<impl Fn(RetryEvent<'_>) + Send + Sync + 'static> {

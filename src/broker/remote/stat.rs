@@ -1,6 +1,9 @@
 //! What is at a path: both halves of the question at once.
 
+use std::pin::pin;
+
 use futures::TryStreamExt;
+use futures::future::{Either, select};
 use opendal::options::ListOptions;
 use opendal::{Entry, ErrorKind, Metadata};
 
@@ -24,9 +27,15 @@ impl Remote {
         if self.service.real_dirs {
             return self.find_real(path).await;
         }
-        let (file, dir) = futures::join!(self.head(path), self.find_dir(path));
         // A listing that fails says nothing about the object, but without it the object may be hidden.
-        match dir? {
+        let (file, dir) = (pin!(self.head(path)), pin!(self.find_dir(path)));
+        let (file, dir) = match select(file, dir).await {
+            Either::Left((file, dir)) => (file, dir.await?),
+            // Nobody needs to know of an object that is hidden.
+            Either::Right((Ok(Some(dir)), _)) => return Ok(Some(dir)),
+            Either::Right((dir, file)) => (file.await, dir?),
+        };
+        match dir {
             Some(dir) => Ok(Some(dir)),
             None => Ok(file?.map(|metadata| self.meta(&metadata))),
         }
@@ -51,10 +60,14 @@ impl Remote {
 
     /// The object `path` alone.
     pub(super) async fn head(&self, path: &str) -> Result<Option<Metadata>, StoreError> {
-        match self.ops.ask.stat(path).await {
+        let first = match self.ops.ask_once.stat(path).await {
+            Err(e) if e.kind() == ErrorKind::Unexpected && self.is_not_listed(path).await => return Ok(None),
+            Err(e) if e.is_temporary() => self.ops.ask.stat(path).await,
+            other => other,
+        };
+        match first {
             Ok(metadata) => Ok(Some(metadata)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) if e.kind() == ErrorKind::Unexpected && self.is_not_listed(path).await => Ok(None),
             Err(e) => Err(self.fail("stat", path, &e)),
         }
     }
