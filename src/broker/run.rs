@@ -54,11 +54,8 @@ pub fn run(
     options: BrokerOptions,
     device_process: impl FnOnce() -> i32 + Send + 'static,
 ) -> i32 {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(THREADS)
-        .thread_name("broker")
-        .enable_all()
-        .build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("broker").enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(e) => {

@@ -223,9 +223,8 @@ fn keep_attributes(from: &File, to: &File) {
     for name in names.split_inclusive(|&b| b == 0).filter(|n| n.starts_with(b"user.") && n.ends_with(b"\0")) {
         value.resize(64 << 10, 0u8);
         // SAFETY: an open descriptor, a C string and a buffer of the given length.
-        let len = unsafe {
-            libc::fgetxattr(from.as_raw_fd(), name.as_ptr().cast(), value.as_mut_ptr().cast(), value.len())
-        };
+        let len =
+            unsafe { libc::fgetxattr(from.as_raw_fd(), name.as_ptr().cast(), value.as_mut_ptr().cast(), value.len()) };
         let Ok(len) = usize::try_from(len) else { continue };
         // SAFETY: an open descriptor, a C string and so many bytes.
         let set = unsafe { libc::fsetxattr(to.as_raw_fd(), name.as_ptr().cast(), value.as_ptr().cast(), len, 0) };
@@ -234,4 +233,3 @@ fn keep_attributes(from: &File, to: &File) {
         }
     }
 }
-

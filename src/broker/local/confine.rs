@@ -137,11 +137,7 @@ pub(super) fn unlink_in(dir: &impl AsRawFd, name: &CStr, directory: bool) -> io:
 }
 
 /// renameat2(2): replaces what is there, or with `no_replace` fails with EEXIST, on every file system.
-pub(super) fn rename_in(
-    from: (&impl AsRawFd, &CStr),
-    to: (&impl AsRawFd, &CStr),
-    no_replace: bool,
-) -> io::Result<()> {
+pub(super) fn rename_in(from: (&impl AsRawFd, &CStr), to: (&impl AsRawFd, &CStr), no_replace: bool) -> io::Result<()> {
     let ((from_dir, from), (to_dir, to)) = ((from.0.as_raw_fd(), from.1), (to.0.as_raw_fd(), to.1));
     let flags = if no_replace { libc::RENAME_NOREPLACE } else { 0 };
     // SAFETY: open descriptors and C strings.

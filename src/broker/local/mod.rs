@@ -92,11 +92,9 @@ impl Local {
     pub fn list(&self, path: &str, cursor: u64) -> Result<Reply, StoreError> {
         let fail = |e: io::Error| os(&format!("list '{path}'"), &e);
         let mut stream = match cursor {
-            0 => self
-                .root
-                .open_below(path, libc::O_RDONLY | libc::O_DIRECTORY)
-                .and_then(DirStream::new)
-                .map_err(fail)?,
+            0 => {
+                self.root.open_below(path, libc::O_RDONLY | libc::O_DIRECTORY).and_then(DirStream::new).map_err(fail)?
+            }
             _ => self.listings.take(cursor, path).ok_or_else(|| {
                 error(StoreErrorKind::Stale, format!("list '{path}': the cursor {cursor} is no more"))
             })?,
@@ -157,7 +155,8 @@ impl Local {
         }
         // SAFETY: the device leaves the slice alone until the reply, which comes after this function.
         let dest = unsafe { self.pool.bytes_mut(dest) };
-        let dest = dest.ok_or_else(|| error(StoreErrorKind::Protocol, format!("{}: a slice outside the pool", what())))?;
+        let dest =
+            dest.ok_or_else(|| error(StoreErrorKind::Protocol, format!("{}: a slice outside the pool", what())))?;
         match file.read_exact_at(dest, offset) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && version.is_some() => return Err(changed()),

@@ -191,7 +191,8 @@ impl Remote {
         let writer = self.ops.write.writer_options(path, options).await;
         let mut writer = writer.map_err(|e| self.fail("write", job.path, &e))?;
         let filled = async {
-            let mut parts = Parts { writer: &mut writer, pending: Vec::new(), len: 0, part: plan::part_size(job.total) };
+            let mut parts =
+                Parts { writer: &mut writer, pending: Vec::new(), len: 0, part: plan::part_size(job.total) };
             let mut copied = false;
             for step in steps {
                 match step {
@@ -293,13 +294,7 @@ impl Remote {
         Ok(if keeps { Bytes::copy_from_slice(bytes.as_ref()) } else { Bytes::from_owner(bytes) })
     }
 
-    async fn copy_inside(
-        &self,
-        job: &Job<'_>,
-        writer: &mut Writer,
-        offset: u64,
-        len: u64,
-    ) -> Result<(), StoreError> {
+    async fn copy_inside(&self, job: &Job<'_>, writer: &mut Writer, offset: u64, len: u64) -> Result<(), StoreError> {
         let base = self.base(job)?;
         let range = BytesRange::new(offset, Some(len));
         let options = ReadOptions { range, if_match: strong(&base.version), ..ReadOptions::default() };
@@ -433,7 +428,9 @@ fn keep_headers(options: &mut WriteOptions, of: &Metadata) {
     options.content_encoding = text(of.content_encoding());
     options.user_metadata = of
         .user_metadata()
-        .map(|all| all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<std::collections::HashMap<_, _>>())
+        .map(|all| {
+            all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<std::collections::HashMap<_, _>>()
+        })
         .filter(|all| !all.is_empty());
 }
 

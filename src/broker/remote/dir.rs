@@ -42,7 +42,10 @@ impl Remote {
                 }
                 Some(_) => {}
                 None => {
-                    return Err(error(StoreErrorKind::NotFound, format!("remove directory '{path}': nothing is there")));
+                    return Err(error(
+                        StoreErrorKind::NotFound,
+                        format!("remove directory '{path}': nothing is there"),
+                    ));
                 }
             }
         }

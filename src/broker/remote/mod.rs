@@ -176,8 +176,7 @@ mod tests {
             etag: etag.map(Into::into),
             marker: None,
         };
-        let version =
-            |size, etag: Option<&str>, mtime_ns| Version { etag: etag.map(Into::into), size, mtime_ns };
+        let version = |size, etag: Option<&str>, mtime_ns| Version { etag: etag.map(Into::into), size, mtime_ns };
         assert!(same_version(&meta(1, Some("\"a\""), Some(5)), &version(1, Some("\"a\""), None)));
         assert!(!same_version(&meta(1, Some("\"b\""), Some(5)), &version(1, Some("\"a\""), None)));
         assert!(!same_version(&meta(2, Some("\"a\""), None), &version(1, Some("\"a\""), None)));

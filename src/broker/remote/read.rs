@@ -42,7 +42,10 @@ impl Remote {
             for bytes in buffer {
                 let fits = have + bytes.len() as u64 <= u64::from(dest.len);
                 if !fits || !self.pool.write(dest.offset + have, &bytes) {
-                    return Err(error(StoreErrorKind::Io, format!("read '{path}': the store sent more than was asked for")));
+                    return Err(error(
+                        StoreErrorKind::Io,
+                        format!("read '{path}': the store sent more than was asked for"),
+                    ));
                 }
                 have += bytes.len() as u64;
             }
@@ -65,7 +68,9 @@ impl Remote {
         version: &Version,
         reply: Option<&opendal::Metadata>,
     ) -> Result<(), StoreError> {
-        let said = reply.map(|m| self.meta(m)).filter(|m| m.etag.is_some() || (version.etag.is_none() && m.mtime_ns.is_some()));
+        let said = reply
+            .map(|m| self.meta(m))
+            .filter(|m| m.etag.is_some() || (version.etag.is_none() && m.mtime_ns.is_some()));
         let now = match said {
             Some(meta) => Some(meta),
             None => self.head_meta(path).await?,

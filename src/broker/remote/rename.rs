@@ -36,13 +36,7 @@ impl Remote {
         self.copy_object(from, &source, to, &Condition::Any).await
     }
 
-    async fn copy_object(
-        &self,
-        from: &str,
-        source: &Metadata,
-        to: &str,
-        when: &Condition,
-    ) -> Result<Meta, StoreError> {
+    async fn copy_object(&self, from: &str, source: &Metadata, to: &str, when: &Condition) -> Result<Meta, StoreError> {
         let meta = self.meta(source);
         self.check_target(to, when).await?;
         if self.can.copy && meta.size <= COPY_MAX {
@@ -65,7 +59,9 @@ impl Remote {
                     // The echo of a success? The target was not there before, or another; now it is our source's like.
                     if retried && matches!(failed.kind, StoreErrorKind::VersionMismatch | StoreErrorKind::Exists) {
                         let there = self.head_meta(to).await?;
-                        if let Some(there) = there.filter(|t| t.size == meta.size && t.etag.is_some() && t.etag == meta.etag) {
+                        if let Some(there) =
+                            there.filter(|t| t.size == meta.size && t.etag.is_some() && t.etag == meta.etag)
+                        {
                             return Ok(there);
                         }
                     }
@@ -101,9 +97,7 @@ impl Remote {
             (Some(meta), Condition::IfVersion(version)) if !same_version(&meta, version) => {
                 Err(error(StoreErrorKind::VersionMismatch, format!("'{path}' has changed")))
             }
-            (None, Condition::IfVersion(_)) => {
-                Err(error(StoreErrorKind::VersionMismatch, format!("'{path}' is gone")))
-            }
+            (None, Condition::IfVersion(_)) => Err(error(StoreErrorKind::VersionMismatch, format!("'{path}' is gone"))),
             _ => Ok(()),
         }
     }
@@ -153,7 +147,11 @@ impl Remote {
     pub(super) async fn rename_over(&self, from: &str, to: &str) -> Result<(), StoreError> {
         let (renamed, retried) = noting_retries(self.ops.write.rename(from, to)).await;
         let Err(e) = renamed else { return Ok(()) };
-        if retried && e.kind() == ErrorKind::NotFound && self.head(from).await?.is_none() && self.head(to).await?.is_some() {
+        if retried
+            && e.kind() == ErrorKind::NotFound
+            && self.head(from).await?.is_none()
+            && self.head(to).await?.is_some()
+        {
             return Ok(());
         }
         // Servers of sftp without posix-rename do not replace. The new content is safe under its other name meanwhile.
@@ -291,7 +289,8 @@ impl Remote {
             let mut result = Ok(());
             let mut left = copied.iter();
             let next = || left.next().map(|(file, meta)| self.delete_version(file, meta).boxed());
-            side_by_side(CONCURRENT, next, |deleted| result = std::mem::replace(&mut result, Ok(())).and(deleted)).await;
+            side_by_side(CONCURRENT, next, |deleted| result = std::mem::replace(&mut result, Ok(())).and(deleted))
+                .await;
             return result;
         }
         let mut deletions = Vec::with_capacity(copied.len());

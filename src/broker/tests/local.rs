@@ -138,7 +138,6 @@ fn a_missing_root_is_refused() {
     let backend = Backend::parse("fs:///nowhere/at/all").unwrap();
     let (_ours, theirs) = UnixStream::pair().unwrap();
     let pool = Arc::new(Pool::new(4096).unwrap());
-    let options =
-        BrokerOptions { request_timeout: Duration::from_secs(1), flush_timeout: Duration::from_secs(1) };
+    let options = BrokerOptions { request_timeout: Duration::from_secs(1), flush_timeout: Duration::from_secs(1) };
     assert_eq!(run(backend, pool, theirs.into(), options, || 0), 1);
 }

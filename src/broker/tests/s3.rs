@@ -67,6 +67,9 @@ fn s3s() -> Option<Server> {
     Some(server)
 }
 
+/// Enough of a signature for moto.
+const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=KEY/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+
 /// A request as no library would send it; only for moto, which checks no signatures.
 fn put_raw(server: &Server, key: &str, body: &[u8]) {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
@@ -124,7 +127,9 @@ fn large_objects(bed: &Bed) {
     assert_eq!(meta.size, want.len() as u64);
     assert_eq!(bed.get("big"), want);
     // A change in the middle: the store copies the rest.
-    meta = bed.rewrite("big", &meta, vec![copy(0, 20 * mib + 1), bed.data(b"changed"), copy(20 * mib + 8, 20 * mib - 8)]).unwrap();
+    meta = bed
+        .rewrite("big", &meta, vec![copy(0, 20 * mib + 1), bed.data(b"changed"), copy(20 * mib + 8, 20 * mib - 8)])
+        .unwrap();
     want[20 * mib + 1..20 * mib + 8].copy_from_slice(b"changed");
     assert!(bed.get("big") == want);
     // An append, then a cut.
@@ -159,7 +164,7 @@ fn large_objects_on_s3s() {
 #[test]
 fn hostile_keys_are_hidden_and_touched_by_nothing() {
     let Some(server) = moto() else { return };
-    for key in ["/root/fine", "/root/d/f", "/root/a%2F%2Fb", "/root/x/%2E%2E/y", "/root/sp%20", "/root/d/%0A", "/rootless"] {
+    for key in ["/root/fine", "/root/d/f", "/root/a%2F%2Fb", "/root/x/%2E%2E/y", "/root/sp%20", "/rootless"] {
         put_raw(&server, key, b"1");
     }
     put_raw(&server, &format!("/root/{}", "n".repeat(300)), b"1");
@@ -196,7 +201,8 @@ fn headers_of_others_survive_a_rewrite() {
     bed.put("new.html", b"<p>");
     let head = |key: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-        let request = format!("HEAD /bucket/{key} HTTP/1.1\r\nHost: s3.amazonaws.com\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("HEAD /bucket/{key} HTTP/1.1\r\nHost: s3.amazonaws.com\r\n{SIGNED}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
