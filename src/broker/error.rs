@@ -7,6 +7,7 @@ use std::io;
 
 use opendal::ErrorKind;
 
+use super::operator;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Longest text of an error, in bytes; some servers answer with whole web pages.
@@ -79,11 +80,28 @@ pub(super) fn kind_of(e: &opendal::Error) -> StoreErrorKind {
         ErrorKind::RateLimited => StoreErrorKind::Unavailable,
         _ => match os_error(e).map(kind_of_os) {
             Some(kind) if kind != StoreErrorKind::Io => kind,
-            // The retries are used up by now.
-            _ if e.is_temporary() || e.is_persistent() => StoreErrorKind::Unavailable,
+            _ if e.kind() == ErrorKind::Unexpected && was_temporary(e) => StoreErrorKind::Unavailable,
+            _ if e.kind() == ErrorKind::Conflict => StoreErrorKind::VersionMismatch,
             _ => StoreErrorKind::Io,
         },
     }
+}
+
+/// Whether trying again later may help. OpenDAL's retries call every error "persistent" that they let pass, so what it was
+/// before is told by whether they tried at all, and for work in tasks of OpenDAL's own by the cause.
+fn was_temporary(e: &opendal::Error) -> bool {
+    if e.is_temporary() || operator::was_retried() {
+        return true;
+    }
+    let mut at = e.source();
+    while let Some(source) = at {
+        if source.downcast_ref::<reqwest::Error>().is_some_and(|e| e.is_connect() || e.is_timeout() || e.is_body()) {
+            return true;
+        }
+        at = source.source();
+    }
+    let text = e.to_string();
+    ["operation timeout reached", "{ status: 5", "{ status: 429"].iter().any(|sign| text.contains(sign))
 }
 
 /// The operating system's error at the bottom of `e`, if there is one.
@@ -144,7 +162,11 @@ mod tests {
         let e = opendal::Error::new(ErrorKind::Unexpected, "?");
         assert_eq!(kind_of(&e), StoreErrorKind::Io);
         assert_eq!(kind_of(&e.set_temporary()), StoreErrorKind::Unavailable);
-        let e = opendal::Error::new(ErrorKind::ConfigInvalid, "NoSuchBucket");
+        let e = opendal::Error::new(ErrorKind::ConfigInvalid, "NoSuchBucket").set_persistent();
+        assert_eq!(kind_of(&e), StoreErrorKind::Io);
+        let e = opendal::Error::new(ErrorKind::Unexpected, "io operation timeout reached").set_persistent();
+        assert_eq!(kind_of(&e), StoreErrorKind::Unavailable);
+        let e = opendal::Error::new(ErrorKind::Unexpected, "something else").set_persistent();
         assert_eq!(kind_of(&e), StoreErrorKind::Io);
     }
 

@@ -40,12 +40,26 @@ tokio::task_local! {
 
 /// Runs `future`, and tells whether OpenDAL repeated a request meanwhile: then a refusal may be the echo of our own success.
 pub(super) async fn noting_retries<T>(future: impl Future<Output = T>) -> (T, bool) {
-    RETRIED
+    let (result, retried) = RETRIED
         .scope(Cell::new(false), async {
             let result = future.await;
             (result, RETRIED.with(Cell::get))
         })
-        .await
+        .await;
+    if retried {
+        note_retry();
+    }
+    (result, retried)
+}
+
+/// Whether OpenDAL has repeated a request within the innermost [`noting_retries`] around this.
+pub(super) fn was_retried() -> bool {
+    RETRIED.try_with(Cell::get).unwrap_or(false)
+}
+
+/// Tasks of OpenDAL's own (parts in parallel) are outside of all scopes; their requests can be repeated safely.
+fn note_retry() {
+    let _ = RETRIED.try_with(|retried| retried.set(true));
 }
 
 /// Builds the operators, without asking the store.
@@ -100,8 +114,7 @@ fn retries(cleaner: &Arc<Cleaner>, times: usize) -> RetryLayer<impl Fn(RetryEven
         .with_factor(3.0)
         .with_max_times(times)
         .with_notify(move |event: RetryEvent<'_>| {
-            // Tasks of OpenDAL's own (parts in parallel) are outside; their requests can be repeated safely.
-            let _ = RETRIED.try_with(|retried| retried.set(true));
+            note_retry();
             let why = cleaner.clean(&event.err.to_string());
             log::debug!("{} is tried again (attempt {}): {why}", event.op, event.attempt);
         })

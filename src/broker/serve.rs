@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::error::error;
 use super::local::Local;
+use super::operator::noting_retries;
 use super::remote::{Remote, TEMPORARY};
 use super::services::Upload;
 use super::url::{Backend, BackendError};
@@ -110,7 +111,7 @@ impl Mount {
 
     async fn run(&self, op: Op, total: u64) -> Result<Reply, StoreError> {
         match &self.store {
-            Store::Remote(store) => remote(store, op, total).await,
+            Store::Remote(store) => noting_retries(remote(store, op, total)).await.0,
             Store::Local(store) => {
                 let store = Arc::clone(store);
                 tokio::task::spawn_blocking(move || local(&store, op)).await.unwrap_or_else(|e| {

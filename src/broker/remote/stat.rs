@@ -108,14 +108,17 @@ impl Remote {
 
     /// The file at `path`: NotFound or IsDir if it is something else.
     pub(super) async fn find_file(&self, path: &str) -> Result<Metadata, StoreError> {
-        match self.head(path).await? {
-            Some(metadata) if metadata.is_file() => Ok(metadata),
-            Some(_) => Err(error(StoreErrorKind::IsDir, format!("'{path}' is a directory"))),
-            None => match self.find(path).await? {
-                Some(meta) if meta.kind == Kind::Dir => {
-                    Err(error(StoreErrorKind::IsDir, format!("'{path}' is a directory")))
+        let is_dir = || Err(error(StoreErrorKind::IsDir, format!("'{path}' is a directory")));
+        match self.head(path).await {
+            Ok(Some(metadata)) if metadata.is_file() => Ok(metadata),
+            Ok(Some(_)) => is_dir(),
+            // Some servers have an error of their own for asking for a directory as a file.
+            other => match self.find(path).await {
+                Ok(Some(meta)) if meta.kind == Kind::Dir => is_dir(),
+                _ => {
+                    other?;
+                    Err(error(StoreErrorKind::NotFound, format!("'{path}' does not exist")))
                 }
-                _ => Err(error(StoreErrorKind::NotFound, format!("'{path}' does not exist"))),
             },
         }
     }

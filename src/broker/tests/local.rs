@@ -1,0 +1,143 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use super::*;
+
+fn url(dir: &Path) -> String {
+    format!("fs://{}", dir.display())
+}
+
+#[test]
+fn a_directory_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    let bed = Bed::new(&url(dir.path()));
+    let can = block_on(bed.client.probe(0)).unwrap();
+    assert_eq!((can.scheme.as_str(), can.write, can.rename, can.real_dirs), ("fs", true, true, true));
+    contract(&bed, Corners { real_dirs: true, parents_needed: true, ..Corners::default() });
+    many(&bed, 5000);
+    drop(bed);
+    assert_eq!(fs::read(dir.path().join("many/04999")).unwrap(), b"x");
+}
+
+#[test]
+fn nothing_leads_out_and_special_files_do_not_exist() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("canary"), "canary").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    symlink(outside.path(), at("out")).unwrap();
+    symlink(outside.path().join("canary"), at("file")).unwrap();
+    symlink("real", at("inside")).unwrap();
+    fs::create_dir(at("real")).unwrap();
+    fs::write(at("real/f"), "f").unwrap();
+    let fifo = std::ffi::CString::new(at("fifo").to_str().unwrap()).unwrap();
+    // SAFETY: a C string.
+    assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+    let bed = Bed::with_timeout(&url(dir.path()), Duration::from_secs(5));
+    assert_eq!(bed.names(""), ["real"]);
+    for path in ["out", "out/canary", "file", "inside", "inside/f", "fifo"] {
+        assert_eq!(bed.kind(path), Err(StoreErrorKind::NotFound), "{path}");
+        assert_eq!(bed.read(path, None, 0, 1).unwrap_err().kind, StoreErrorKind::NotFound, "{path}");
+    }
+    for path in ["out/new", "inside/new"] {
+        assert!(bed.put_when(path, b"x", Condition::Any).is_err(), "{path}");
+        assert!(bed.mkdir(path).is_err(), "{path}");
+        assert!(bed.rename("real/f", path, Condition::Any).is_err(), "{path}");
+    }
+    assert_eq!(bed.put_when("file", b"x", Condition::Any).unwrap_err().kind, StoreErrorKind::Exists);
+    bed.delete("out/canary").unwrap();
+    bed.delete("file").unwrap();
+    assert_eq!(bed.rmdir("out"), Err(StoreErrorKind::NotFound));
+    assert!(bed.rename_dir("out", "elsewhere").is_err());
+    assert_eq!(fs::read_to_string(outside.path().join("canary")).unwrap(), "canary");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+    assert!(at("file").symlink_metadata().is_ok());
+    assert_eq!(bed.get("real/f"), b"f");
+}
+
+#[test]
+fn a_link_swapped_under_way_never_shows_the_outside() {
+    let outside = tempfile::tempdir().unwrap();
+    fs::create_dir(outside.path().join("d")).unwrap();
+    fs::write(outside.path().join("d/f"), "CANARY").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    fs::write(dir.path().join("d/f"), "inside").unwrap();
+    let root = dir.path().to_owned();
+    let target = outside.path().join("d");
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let racer = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            fs::rename(root.join("d"), root.join("aside")).unwrap();
+            symlink(&target, root.join("d")).unwrap();
+            fs::remove_file(root.join("d")).unwrap();
+            fs::rename(root.join("aside"), root.join("d")).unwrap();
+        }
+    });
+    let bed = Bed::new(&url(dir.path()));
+    let dest = bed.room(6);
+    let mut seen = 0;
+    for _ in 0..3000 {
+        if block_on(bed.client.read(0, "d/f", None, 0, dest, ())).is_ok() {
+            let mut bytes = [0; 6];
+            bed.pool.read(dest.offset, &mut bytes);
+            assert_eq!(&bytes, b"inside");
+            seen += 1;
+        }
+        let _ = bed.put_when("d/new", b"", Condition::Any);
+    }
+    stop.store(true, Ordering::Relaxed);
+    racer.join().unwrap();
+    assert!(seen > 0);
+    assert_eq!(fs::read_dir(outside.path().join("d")).unwrap().count(), 1, "something was written outside");
+}
+
+#[test]
+fn a_rewrite_keeps_mode_and_attributes_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("script");
+    fs::write(&path, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
+    fs::create_dir_all(dir.path().join(".ovfs-tmp/left-behind")).unwrap();
+    fs::write(dir.path().join(".ovfs-tmp/left-behind/x"), "x").unwrap();
+    let bed = Bed::new(&url(dir.path()));
+    let old = bed.stat("script").unwrap();
+    bed.rewrite("script", &old, vec![Segment::Copy { offset: 0, len: 10 }, bed.data(b"echo\n")]).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "#!/bin/sh\necho\n");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o750);
+    assert!(!dir.path().join(".ovfs-tmp/left-behind").exists());
+    assert_eq!(bed.names(""), ["script"]);
+    assert_eq!(bed.kind(".ovfs-tmp"), Err(StoreErrorKind::NotFound));
+    assert_eq!(bed.mkdir(".ovfs-tmp"), Err(StoreErrorKind::InvalidName));
+    // Somebody else writes in place: the version tells.
+    let now = bed.stat("script").unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    fs::write(&path, "#!/bin/sh\nECHO\n").unwrap();
+    let refused = bed.rewrite("script", &now, vec![bed.data(b"lost")]).unwrap_err();
+    assert_eq!(refused.kind, StoreErrorKind::VersionMismatch);
+    assert_eq!(fs::read_dir(dir.path().join(".ovfs-tmp")).unwrap().count(), 1);
+    assert_eq!(bed.finish(0), 0);
+    assert_eq!(fs::read_dir(dir.path().join(".ovfs-tmp")).map_or(0, Iterator::count), 0);
+}
+
+#[test]
+fn names_that_are_not_text_are_hidden() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    for name in [&b"\xff\xfe"[..], b"trailing ", b"fine"] {
+        fs::write(dir.path().join(std::ffi::OsStr::from_bytes(name)), "x").unwrap();
+    }
+    let bed = Bed::new(&url(dir.path()));
+    assert_eq!(bed.names(""), ["fine"]);
+}
+
+#[test]
+fn a_missing_root_is_refused() {
+    let backend = Backend::parse("fs:///nowhere/at/all").unwrap();
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let pool = Arc::new(Pool::new(4096).unwrap());
+    let options = BrokerOptions { request_timeout: Duration::from_secs(1), flush_timeout: Duration::from_secs(1) };
+    assert_eq!(run(backend, pool, theirs.into(), options, || 0), 1);
+}
