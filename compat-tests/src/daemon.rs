@@ -52,7 +52,12 @@ impl Daemon {
         let log = File::create(dir.path().join("stderr"))?;
         let mut command = Command::new(bin);
         command.arg("--socket-path").arg(dir.path().join("s")).args(args);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).env_remove("RUST_LOG");
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .env_remove("RUST_LOG")
+            .env_remove("RUST_BACKTRACE");
         let mut daemon = Daemon { child: command.spawn()?, dir, status: None };
         let deadline = Instant::now() + patience();
         while !daemon.log().contains(READY) {

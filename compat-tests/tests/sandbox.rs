@@ -245,7 +245,8 @@ fn b31_sharing_the_root() {
         guest.start_queues().expect("start the queues");
         guest.init().expect("INIT");
         let mut facts = Facts::new();
-        for name in ["etc", "proc", ".."] {
+        // `..` is another matter: differential.rs and hostile.rs have it.
+        for name in ["etc", "proc"] {
             let entry = guest.lookup(ROOT, name);
             facts.put(
                 format!("{name} mode"),

@@ -19,5 +19,5 @@ mod services;
 mod tests;
 mod url;
 
-pub use run::{BrokerOptions, QUIET_TARGETS, run};
+pub use run::{BrokerOptions, run};
 pub use url::{Backend, BackendError, mask_secrets};

@@ -25,10 +25,6 @@ use crate::store::{Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevi
 /// Threads that drive requests; each is a few milliseconds of work at most, the rest is waiting.
 const THREADS: usize = 2;
 
-/// Targets whose records below WARN are not for the log: OpenDAL and what it uses write requests, and with them
-/// signatures and tokens. Whoever sets up the logger caps them.
-pub const QUIET_TARGETS: &[&str] = &["opendal", "reqsign", "reqwest", "hyper", "hyper_util", "rustls", "hdfs_native"];
-
 /// How the broker works.
 #[derive(Clone, Debug)]
 pub struct BrokerOptions {

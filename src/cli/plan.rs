@@ -14,6 +14,7 @@ use virtiofsd::idmap::{GidMap, UidMap};
 use virtiofsd::passthrough::{self, CachePolicy, InodeFileHandlesMode, MigrationMode, NegotiationMode};
 use virtiofsd::sandbox::SandboxMode;
 use virtiofsd::seccomp::SeccompAction;
+use virtiofsd::soft_idmap::cmdline::IdMap;
 
 use super::options::{FileHandles, Options};
 
@@ -277,6 +278,18 @@ fn backend(options: &Options, url: String) -> BackendShare {
     }
 }
 
+/// Cuts ranges of forbidden ids off before the last number, which is no id; launchers name ranges up to it, and the crate
+/// adds without looking.
+fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
+    let cut = |map| match map {
+        IdMap::ForbidGuest { from_guest, count } => {
+            IdMap::ForbidGuest { from_guest, count: count.min(u32::MAX - from_guest) }
+        }
+        other => other,
+    };
+    maps.into_iter().map(cut).collect()
+}
+
 /// What contradicts itself in the flags of a directory.
 fn contradictions(options: &Options) -> Vec<PlanError> {
     let mut errors = Vec::new();
@@ -324,8 +337,8 @@ fn host_dir(options: Options, mode: SandboxMode) -> Result<(Share, SandboxPlan),
         migration_verify_handles: options.migration_verify_handles,
         migration_confirm_paths: options.migration_confirm_paths,
         migration_mode: options.migration_mode,
-        uid_map: Some(options.translate_uid),
-        gid_map: Some(options.translate_gid),
+        uid_map: Some(within_ids(options.translate_uid)),
+        gid_map: Some(within_ids(options.translate_gid)),
         xattrmap: options.xattrmap,
         ..passthrough::Config::default()
     };

@@ -11,6 +11,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::panic;
 use std::process::ExitCode;
 
 use log::{error, warn};
@@ -83,6 +84,8 @@ pub fn main() -> ExitCode {
         return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     logging::init(LogPlan::new(&options), program);
+    // One line and no backtrace: that would make system calls which the filter answers with the end of the process.
+    panic::set_hook(Box::new(|what| error!(target: TARGET, "{what}")));
     match start(options, vault) {
         // Only the low eight bits reach whoever waits: -9 becomes 247.
         Ok(code) => ExitCode::from((code & 0xff) as u8),

@@ -6,14 +6,15 @@
 //! Standard error may be a pipe that nobody empties, even a non-blocking one. A line that does not go out within
 //! [`PATIENCE`] is dropped and counted; the count goes out with the next line that does.
 
-use std::env;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{env, fs, process};
 
 use env_logger::{Builder, Target, WriteStyle};
-use log::{LevelFilter, warn};
-use syslog::Facility;
+use log::{Level, LevelFilter, Log, Metadata, Record, warn};
+use syslog::{BasicLogger, Facility, Formatter3164, Logger, LoggerBackend};
 
 use crate::cli::LogPlan;
 
@@ -23,6 +24,10 @@ pub const TARGET: &str = "ovfs";
 /// How long a line may wait for a full standard error.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// Modules whose records below WARN go nowhere, whatever the level: they write requests, and with those signatures, tokens
+/// and whole URLs.
+const QUIET: &[&str] = &["opendal", "reqsign", "reqwest", "hyper", "hyper_util", "rustls", "hdfs_native"];
+
 /// Starts logging. `program` is the name in syslog's lines.
 ///
 /// Where no syslog listens, that is said on standard error, which is then used instead.
@@ -30,9 +35,12 @@ pub fn init(plan: LogPlan, program: &str) {
     if !plan.syslog {
         return to_stderr(plan.level);
     }
-    if let Err(error) = syslog::init(Facility::LOG_USER, plan.level, Some(program)) {
-        to_stderr(plan.level);
-        warn!(target: TARGET, "can't enable syslog: {error}");
+    match syslog_logger(program) {
+        Ok(logger) => install(logger, plan.level),
+        Err(error) => {
+            to_stderr(plan.level);
+            warn!(target: TARGET, "can't enable syslog: {error}");
+        }
     }
 }
 
@@ -44,8 +52,67 @@ fn to_stderr(level: LevelFilter) {
     };
     builder.write_style(style(&env::var("RUST_LOG_STYLE").unwrap_or_default()));
     builder.target(Target::Pipe(Box::new(PatientWriter::new(io::stderr()))));
+    let logger = builder.build();
+    let level = logger.filter();
+    install(logger, level);
+}
+
+/// The local syslog: its sockets, else TCP port 601, else UDP port 514 of this machine, which never fails.
+fn syslog_logger(program: &str) -> Result<BasicLogger, syslog::Error> {
+    let formatter = |hostname| Formatter3164 {
+        facility: Facility::LOG_USER,
+        hostname,
+        process: program.to_owned(),
+        pid: process::id(),
+    };
+    if let Ok(logger) = syslog::unix(formatter(None)) {
+        return Ok(BasicLogger::new(logger));
+    }
+    let hostname = env::var("HOSTNAME").ok().or_else(|| fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let formatter = formatter(hostname.map(|name| name.trim().to_owned()));
+    let backend = match TcpStream::connect(("127.0.0.1", 601)) {
+        Ok(stream) => LoggerBackend::Tcp(BufWriter::new(stream)),
+        Err(_) => {
+            let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+            LoggerBackend::Udp(socket, SocketAddr::from(([127, 0, 0, 1], 514)))
+        }
+    };
+    Ok(BasicLogger::new(Logger { formatter, backend }))
+}
+
+fn install(logger: impl Log + 'static, level: LevelFilter) {
     // Fails only if a logger exists already, which then does the job.
-    let _ = builder.try_init();
+    if log::set_boxed_logger(Box::new(Discreet(logger))).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+/// A logger that keeps what may hold secrets to itself.
+struct Discreet<L>(L);
+
+impl<L> Discreet<L> {
+    fn is_secret(metadata: &Metadata<'_>) -> bool {
+        let is_below = |root: &&str| {
+            metadata.target().strip_prefix(*root).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', ':']))
+        };
+        metadata.level() > Level::Warn && QUIET.iter().any(|root| is_below(&root))
+    }
+}
+
+impl<L: Log> Log for Discreet<L> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        !Self::is_secret(metadata) && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !Self::is_secret(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 fn style(wish: &str) -> WriteStyle {
@@ -138,6 +205,18 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn what_may_hold_secrets_is_quiet_below_warnings() {
+        let secret =
+            |target, level| Discreet::<()>::is_secret(&Metadata::builder().target(target).level(level).build());
+        assert!(secret("opendal_service_s3::backend", Level::Debug));
+        assert!(secret("hyper_util::client", Level::Trace));
+        assert!(secret("reqsign", Level::Info));
+        assert!(!secret("opendal_service_s3::backend", Level::Warn));
+        assert!(!secret("ovfs::broker", Level::Trace));
+        assert!(!secret("hyperion", Level::Trace));
     }
 
     #[test]

@@ -16,6 +16,8 @@ const DIRECTORY: libc::c_int = libc::O_RDONLY | libc::O_DIRECTORY;
 /// This instance's directory.
 #[derive(Debug)]
 pub(super) struct Temporary {
+    /// The root, and what `all` is called there.
+    parent: (OwnedFd, CString),
     all: OwnedFd,
     name: CString,
     dir: OwnedFd,
@@ -25,6 +27,18 @@ pub(super) struct Temporary {
 impl Temporary {
     /// Makes the directory, and removes those of instances that are no more.
     pub fn new(root: &Root) -> io::Result<Temporary> {
+        let gone = |e: &io::Error| e.raw_os_error() == Some(libc::ENOENT);
+        // The last of the other instances takes the hidden directory away, perhaps just now.
+        for _ in 1..ATTEMPTS {
+            match Temporary::attempt(root) {
+                Err(e) if gone(&e) => {}
+                other => return other,
+            }
+        }
+        Temporary::attempt(root)
+    }
+
+    fn attempt(root: &Root) -> io::Result<Temporary> {
         let (parent, all_name) = root.parent(TEMPORARY)?;
         match mkdir_in(&parent, &all_name, 0o700) {
             Err(e) if e.raw_os_error() != Some(libc::EEXIST) => return Err(e),
@@ -45,7 +59,7 @@ impl Temporary {
             };
             let stat = if lock(&dir)? { fstat(&dir)? } else { continue };
             if stat.st_nlink > 0 {
-                return Ok(Temporary { all, name: c_name, dir, device: stat.st_dev });
+                return Ok(Temporary { parent: (parent, all_name), all, name: c_name, dir, device: stat.st_dev });
             }
         }
         Err(io::Error::other("the directory for temporary files goes as often as it is made"))
@@ -63,6 +77,8 @@ impl Drop for Temporary {
         if let Err(e) = emptied {
             log::debug!("{:?} stays in {TEMPORARY}: {e}", self.name);
         }
+        // Other instances may be at work in it; then it stays.
+        let _ = unlink_in(&self.parent.0, &self.parent.1, true);
     }
 }
 
