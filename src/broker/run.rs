@@ -54,6 +54,20 @@ pub fn run(
     options: BrokerOptions,
     device_process: impl FnOnce() -> i32 + Send + 'static,
 ) -> i32 {
+    let (asked, stop) = mpsc::channel(2);
+    run_until(&backend, &pool, sock, &options, device_process, Some(asked), stop)
+}
+
+/// As [`run`], until `stop` says why; with `signals`, signals say it there.
+pub(super) fn run_until(
+    backend: &Backend,
+    pool: &Arc<Pool>,
+    sock: OwnedFd,
+    options: &BrokerOptions,
+    device_process: impl FnOnce() -> i32 + Send + 'static,
+    signals: Option<mpsc::Sender<&'static str>>,
+    stop: mpsc::Receiver<&'static str>,
+) -> i32 {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("broker").enable_all().build();
     let runtime = match runtime {
@@ -63,7 +77,14 @@ pub fn run(
             return 1;
         }
     };
-    let code = runtime.block_on(serve(&backend, &pool, sock, &options, device_process)).unwrap_or_else(|e| {
+    let served = async {
+        if let Some(asked) = signals {
+            let mut signals = Signals::new()?;
+            tokio::spawn(async move { while asked.send(signals.next().await).await.is_ok() {} });
+        }
+        serve(backend, pool, sock, options, device_process, stop).await
+    };
+    let code = runtime.block_on(served).unwrap_or_else(|e| {
         log::error!("the broker cannot serve {backend}: {e}");
         1
     });
@@ -78,8 +99,8 @@ async fn serve(
     sock: OwnedFd,
     options: &BrokerOptions,
     device_process: impl FnOnce() -> i32 + Send + 'static,
+    mut stop: mpsc::Receiver<&'static str>,
 ) -> io::Result<i32> {
-    let mut signals = Signals::new()?;
     let mount = Arc::new(Mount::new(backend, pool, options.request_timeout).map_err(io::Error::other)?);
     let sock = StdUnixStream::from(sock);
     sock.set_nonblocking(true)?;
@@ -116,7 +137,7 @@ async fn serve(
             }
             Ok(code.unwrap_or(1))
         }
-        name = signals.next() => {
+        Some(name) = stop.recv() => {
             log::info!("{name}: ending, {} s at most for data that is not stored yet", options.flush_timeout.as_secs_f32());
             let deadline_ms = u32::try_from(options.flush_timeout.as_millis()).unwrap_or(u32::MAX);
             let asked = match frame::encode(&ToDevice::Flush { deadline_ms }) {
@@ -133,7 +154,7 @@ async fn serve(
                 () = tokio::time::sleep(options.flush_timeout) => {
                     log::error!("data could not be stored within {} s and is lost", options.flush_timeout.as_secs_f32());
                 }
-                name = signals.next() => log::error!("{name} again: ending at once, data may be lost"),
+                Some(name) = stop.recv() => log::error!("{name} again: ending at once, data may be lost"),
             }
             Ok(1)
         }

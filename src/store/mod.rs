@@ -2,6 +2,7 @@
 //! point into, and the client end. Neither end's insides are known here.
 
 pub mod client;
+mod exchange;
 pub mod frame;
 pub mod path;
 pub mod pool;
