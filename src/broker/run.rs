@@ -53,6 +53,20 @@ pub fn run(
     handles_signals: impl FnOnce(),
     device_process: impl FnOnce() -> i32 + Send + 'static,
 ) -> i32 {
+    let (asked, stop) = mpsc::channel(2);
+    run_until(&backend, &pool, sock, &options, device_process, Some((asked, handles_signals)), stop)
+}
+
+/// As [`run`], until `stop` says why; with `signals`, signals say it there, once what stands beside the sender was called.
+pub(super) fn run_until(
+    backend: &Backend,
+    pool: &Arc<Pool>,
+    sock: OwnedFd,
+    options: &BrokerOptions,
+    device_process: impl FnOnce() -> i32 + Send + 'static,
+    signals: Option<(mpsc::Sender<&'static str>, impl FnOnce())>,
+    stop: mpsc::Receiver<&'static str>,
+) -> i32 {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("broker").enable_all().build();
     let runtime = match runtime {
@@ -62,11 +76,18 @@ pub fn run(
             return 1;
         }
     };
-    let code =
-        runtime.block_on(serve(&backend, &pool, sock, &options, handles_signals, device_process)).unwrap_or_else(|e| {
-            log::error!("the broker cannot serve {backend}: {e}");
-            1
-        });
+    let served = async {
+        if let Some((asked, handles_signals)) = signals {
+            let mut signals = Signals::new()?;
+            handles_signals();
+            tokio::spawn(async move { while asked.send(signals.next().await).await.is_ok() {} });
+        }
+        serve(backend, pool, sock, options, device_process, stop).await
+    };
+    let code = runtime.block_on(served).unwrap_or_else(|e| {
+        log::error!("the broker cannot serve {backend}: {e}");
+        1
+    });
     // What is still under way belongs to nobody any more.
     runtime.shutdown_background();
     code
@@ -77,11 +98,9 @@ async fn serve(
     pool: &Arc<Pool>,
     sock: OwnedFd,
     options: &BrokerOptions,
-    handles_signals: impl FnOnce(),
     device_process: impl FnOnce() -> i32 + Send + 'static,
+    mut stop: mpsc::Receiver<&'static str>,
 ) -> io::Result<i32> {
-    let mut signals = Signals::new()?;
-    handles_signals();
     let mount = Arc::new(Mount::new(backend, pool, options.request_timeout).map_err(io::Error::other)?);
     let sock = StdUnixStream::from(sock);
     sock.set_nonblocking(true)?;
@@ -118,7 +137,7 @@ async fn serve(
             }
             Ok(code.unwrap_or(1))
         }
-        name = signals.next() => {
+        Some(name) = stop.recv() => {
             log::info!("{name}: ending, {} s at most for data that is not stored yet", options.flush_timeout.as_secs_f32());
             let deadline_ms = u32::try_from(options.flush_timeout.as_millis()).unwrap_or(u32::MAX);
             let asked = match frame::encode(&ToDevice::Flush { deadline_ms }) {
@@ -135,7 +154,7 @@ async fn serve(
                 () = tokio::time::sleep(options.flush_timeout) => {
                     log::error!("data could not be stored within {} s and is lost", options.flush_timeout.as_secs_f32());
                 }
-                name = signals.next() => log::error!("{name} again: ending at once, data may be lost"),
+                Some(name) = stop.recv() => log::error!("{name} again: ending at once, data may be lost"),
             }
             Ok(1)
         }

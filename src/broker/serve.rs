@@ -205,7 +205,10 @@ async fn remote(store: &Remote, op: Op, total: u64) -> Result<Reply, StoreError>
         Op::Probe => Reply::Capabilities(store.probe().await?),
         Op::Stat { path } => Reply::Meta(store.stat(&path).await?),
         Op::List { path, cursor } => store.list(&path, cursor).await?,
-        Op::ListEnd { cursor } => unit(store.list_end(cursor)),
+        Op::ListEnd { cursor } => {
+            store.list_end(cursor);
+            Reply::Unit
+        }
         Op::Read { path, version, offset, dest } => unit(store.read(&path, version.as_ref(), offset, dest).await?),
         Op::Compose { path, base, when, segments } => {
             Reply::Meta(store.compose(&path, base.as_ref(), &when, &segments, total).await?)
@@ -224,7 +227,10 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
         Op::Probe => Reply::Capabilities(store.probe()?),
         Op::Stat { path } => Reply::Meta(store.stat(&path)?),
         Op::List { path, cursor } => store.list(&path, cursor)?,
-        Op::ListEnd { cursor } => unit(store.list_end(cursor)),
+        Op::ListEnd { cursor } => {
+            store.list_end(cursor);
+            Reply::Unit
+        }
         Op::Read { path, version, offset, dest } => unit(store.read(&path, version.as_ref(), offset, dest)?),
         Op::Compose { path, base, when, segments } => {
             Reply::Meta(store.compose(&path, base.as_ref(), &when, &segments)?)

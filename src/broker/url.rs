@@ -113,13 +113,23 @@ fn hint(nearest: &Option<&'static str>) -> String {
 }
 
 impl Backend {
-    /// Takes a URL apart and checks it, without asking any store. The region of S3 may come from AWS_REGION or
+    /// Takes a URL apart and checks it, without asking any store; only a local directory must be there. The region of S3 may come from AWS_REGION or
     /// AWS_DEFAULT_REGION; credentials from wherever OpenDAL finds them.
     ///
     /// # Errors
     /// [`BackendError`], naming the first thing that is wrong.
     pub fn parse(url: &str) -> Result<Backend, BackendError> {
-        Backend::parse_with(url, |name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+        let backend = Backend::parse_with(url, |name| std::env::var(name).ok().filter(|v| !v.is_empty()))?;
+        if let (true, Some(root)) = (backend.service.local, backend.config.get("root")) {
+            let why = match std::fs::metadata(root) {
+                Ok(metadata) if metadata.is_dir() => return Ok(backend),
+                Ok(_) => "it is not a directory".to_owned(),
+                Err(e) => e.to_string(),
+            };
+            let why = format!("'{root}': {why}");
+            return Err(BackendError::BadValue { scheme: backend.service.scheme, key: "root".into(), why });
+        }
+        Ok(backend)
     }
 
     fn parse_with(url: &str, env: impl Fn(&str) -> Option<String>) -> Result<Backend, BackendError> {

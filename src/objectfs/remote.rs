@@ -27,7 +27,7 @@ impl<S: Store> Remote<S> {
     }
 
     async fn unit_keeping(&self, op: Op, keep: Keep) -> Result<(), StoreError> {
-        match self.store.call(self.mount, op, keep).await? {
+        match self.store.perform(self.mount, op, keep).await? {
             Reply::Unit => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -38,7 +38,7 @@ impl<S: Store> Remote<S> {
     }
 
     async fn meta_keeping(&self, op: Op, keep: Keep) -> Result<Meta, StoreError> {
-        match self.store.call(self.mount, op, keep).await? {
+        match self.store.perform(self.mount, op, keep).await? {
             Reply::Meta(meta) => Ok(meta),
             other => Err(unexpected(&other)),
         }
@@ -46,7 +46,7 @@ impl<S: Store> Remote<S> {
 
     /// [`Op::Probe`].
     pub async fn probe(&self) -> Result<Capabilities, StoreError> {
-        match self.store.call(self.mount, Op::Probe, Box::new(())).await? {
+        match self.store.perform(self.mount, Op::Probe, Box::new(())).await? {
             Reply::Capabilities(capabilities) => Ok(capabilities),
             other => Err(unexpected(&other)),
         }
@@ -59,7 +59,7 @@ impl<S: Store> Remote<S> {
 
     /// [`Op::List`]: a page and the cursor of the next.
     pub async fn list(&self, path: String, cursor: u64) -> Result<(Vec<ListEntry>, Option<u64>), StoreError> {
-        match self.store.call(self.mount, Op::List { path, cursor }, Box::new(())).await? {
+        match self.store.perform(self.mount, Op::List { path, cursor }, Box::new(())).await? {
             Reply::Entries { entries, cursor } => Ok((entries, cursor)),
             other => Err(unexpected(&other)),
         }

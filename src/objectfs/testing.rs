@@ -152,7 +152,7 @@ impl MemStore {
         Ok(Reply::Unit)
     }
 
-    fn perform(&self, op: &Op) -> Answer<Reply> {
+    fn answer(&self, op: &Op) -> Answer<Reply> {
         let mut bucket = self.bucket();
         let name = match op {
             Op::Probe => "probe",
@@ -221,7 +221,7 @@ pub fn capabilities() -> Capabilities {
 }
 
 impl Store for MemStore {
-    async fn call(&self, _: MountId, op: Op, _keep: Keep) -> Result<Reply, StoreError> {
+    async fn perform(&self, _: MountId, op: Op, _keep: Keep) -> Result<Reply, StoreError> {
         // Every call waits once, as a real store does.
         let mut waited = false;
         std::future::poll_fn(|cx| {
@@ -232,7 +232,7 @@ impl Store for MemStore {
             std::task::Poll::Pending
         })
         .await;
-        self.perform(&op).map_err(|kind| StoreError { kind, text: format!("{op:?}") })
+        self.answer(&op).map_err(|kind| StoreError { kind, text: format!("{op:?}") })
     }
 }
 

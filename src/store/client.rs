@@ -11,29 +11,16 @@
 //! slices does so when their owner is dropped, no slice is reused early.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::fs::File;
-use std::future::Future;
-use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::pin::Pin;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::frame;
-use super::path::check_name;
+use super::exchange::{Call, Shared, error};
+pub use super::exchange::{IN_FLIGHT_MAX, Keep};
 use super::protocol::*;
-
-/// Most requests in flight; more wait.
-pub const IN_FLIGHT_MAX: usize = 1024;
-
-/// How long after the broker's own deadline a silent broker is given up.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// What a request keeps alive until its reply; see the head of this module.
-pub type Keep = Box<dyn Any + Send>;
 
 /// The device process's end of the store socket.
 pub struct StoreClient {
@@ -44,101 +31,6 @@ impl std::fmt::Debug for StoreClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StoreClient").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
-}
-
-struct Shared {
-    /// For writing whole frames; the reader has its own descriptor.
-    sock: Mutex<File>,
-    state: Mutex<State>,
-    /// Tells the watcher that the first request is on its way, or that all is over.
-    watch: Condvar,
-    request_timeout: Duration,
-}
-
-#[derive(Default)]
-struct State {
-    next_id: u64,
-    requests: HashMap<u64, Request>,
-    /// Requests without the broker's reply, whether or not anybody waits for it.
-    unanswered: usize,
-    /// Futures that wait for room.
-    queue: Vec<Waker>,
-    /// Why no reply will ever come.
-    closed: Option<StoreError>,
-}
-
-struct Request {
-    expects: Expects,
-    /// `None`: only the reply ends it (uploads may take their time; the broker bounds their steps).
-    deadline: Option<Instant>,
-    slot: Slot,
-    /// The broker has replied, or is gone.
-    replied: bool,
-    /// Only ever dropped, when the reply is there.
-    _keep: Option<Keep>,
-}
-
-enum Slot {
-    Waiting(Option<Waker>),
-    Done(Result<Reply, StoreError>),
-    /// The future is gone, or has its (late) answer.
-    Abandoned,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Expects {
-    Unit,
-    Meta,
-    Entries,
-    Capabilities,
-}
-
-impl Expects {
-    fn of(op: &Op) -> Expects {
-        match op {
-            Op::Probe => Expects::Capabilities,
-            Op::List { .. } => Expects::Entries,
-            Op::Stat { .. } | Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } => Expects::Meta,
-            Op::ListEnd { .. }
-            | Op::Read { .. }
-            | Op::Delete { .. }
-            | Op::CreateDir { .. }
-            | Op::RemoveDir { .. }
-            | Op::RenameDir { .. } => Expects::Unit,
-        }
-    }
-
-    /// The reply, if it is one that the request can have.
-    fn check(self, result: Result<Reply, StoreError>) -> Result<Reply, StoreError> {
-        let reply = result?;
-        let sound = match (self, &reply) {
-            (Expects::Unit, Reply::Unit) | (Expects::Capabilities, Reply::Capabilities(_)) => true,
-            (Expects::Meta, Reply::Meta(meta)) => sound(meta),
-            (Expects::Entries, Reply::Entries { entries, .. }) => {
-                entries.len() <= LIST_PAGE_MAX
-                    && entries.iter().all(|e| sound(&e.meta) && check_name(e.name.as_bytes()).is_ok())
-            }
-            _ => false,
-        };
-        if sound {
-            Ok(reply)
-        } else {
-            Err(error(StoreErrorKind::Protocol, "the broker's reply is not one to the request"))
-        }
-    }
-}
-
-fn sound(meta: &Meta) -> bool {
-    i64::try_from(meta.size).is_ok()
-}
-
-fn error(kind: StoreErrorKind, text: impl Into<String>) -> StoreError {
-    StoreError { kind, text: text.into() }
-}
-
-/// Takes a lock whose holder may have panicked; every critical section here leaves the state whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl StoreClient {
@@ -156,12 +48,7 @@ impl StoreClient {
         mut on_flush: impl FnMut(Duration) -> u64 + Send + 'static,
     ) -> io::Result<Arc<StoreClient>> {
         let reader = File::from(sock.try_clone()?);
-        let shared = Arc::new(Shared {
-            sock: Mutex::new(File::from(sock)),
-            state: Mutex::new(State { next_id: 1, ..State::default() }),
-            watch: Condvar::new(),
-            request_timeout,
-        });
+        let shared = Arc::new(Shared::new(File::from(sock), request_timeout));
         let (flush, flushes) = mpsc::channel::<Duration>();
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
 
@@ -185,14 +72,12 @@ impl StoreClient {
     /// seccomp filter, whose connection ends with the process.
     pub fn disconnect(&self) {
         self.shared.close(error(StoreErrorKind::Unavailable, "the store client was disconnected"));
-        let sock = lock(&self.shared.sock);
-        // SAFETY: plain shutdown(2) on an open descriptor.
-        unsafe { libc::shutdown(sock.as_raw_fd(), libc::SHUT_RDWR) };
+        self.shared.shut_down();
     }
 
     /// How many requests have no reply yet, abandoned ones included.
     pub fn in_flight(&self) -> usize {
-        lock(&self.shared.state).unanswered
+        self.shared.in_flight()
     }
 
     /// Sends `op` and waits for the reply, which is of the kind that `op`'s documentation names.
@@ -373,273 +258,9 @@ impl Drop for StoreClient {
     }
 }
 
-/// For the impossible: [`Expects::check`] has let another kind pass.
+/// For the impossible: every reply's kind was checked when it came.
 fn unexpected(reply: &Reply) -> StoreError {
     error(StoreErrorKind::Protocol, format!("a reply of another kind: {reply:?}").chars().take(200).collect::<String>())
-}
-
-impl Shared {
-    fn send(&self, message: &ToBroker) -> Result<(), StoreError> {
-        let frame = frame::encode(message).map_err(|e| error(StoreErrorKind::Protocol, e.to_string()))?;
-        // One write per frame where the socket takes it, so frames of several threads never mix.
-        lock(&self.sock)
-            .write_all(&frame)
-            .map_err(|e| error(StoreErrorKind::Unavailable, format!("the broker cannot be reached: {e}")))
-    }
-
-    /// Ends everything that is in flight, and whatever comes later, with `why`.
-    fn close(&self, why: StoreError) {
-        let mut dropped = Vec::new();
-        let mut wake = Vec::new();
-        let mut state = lock(&self.state);
-        let why = state.closed.get_or_insert(why).clone();
-        state.unanswered = 0;
-        state.requests.retain(|_, request| {
-            dropped.push(request._keep.take());
-            request.replied = true;
-            match std::mem::replace(&mut request.slot, Slot::Done(Err(why.clone()))) {
-                Slot::Waiting(waker) => {
-                    wake.extend(waker);
-                    true
-                }
-                Slot::Done(result) => {
-                    request.slot = Slot::Done(result);
-                    true
-                }
-                Slot::Abandoned => false,
-            }
-        });
-        wake.append(&mut state.queue);
-        drop(state);
-        self.watch.notify_all();
-        // Outside the lock: both run foreign code.
-        drop(dropped);
-        wake.into_iter().for_each(Waker::wake);
-    }
-
-    fn read(&self, mut from: File, flush: mpsc::Sender<Duration>) {
-        let mut body = Vec::new();
-        let why = loop {
-            match frame::read(&mut from, &mut body) {
-                Ok(Some(ToDevice::Done { id, result })) => self.done(id, result),
-                Ok(Some(ToDevice::Flush { deadline_ms })) => {
-                    // The flush thread ends only with this sender.
-                    let _ = flush.send(Duration::from_millis(deadline_ms.into()));
-                }
-                Ok(None) => break error(StoreErrorKind::Unavailable, "the broker is gone"),
-                Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                    log::error!("the broker broke the protocol, its connection is given up: {e}");
-                    break error(StoreErrorKind::Protocol, format!("the broker broke the protocol: {e}"));
-                }
-                Err(e) => break error(StoreErrorKind::Unavailable, format!("the broker is gone: {e}")),
-            }
-        };
-        self.close(why);
-    }
-
-    fn done(&self, id: u64, result: Result<Reply, StoreError>) {
-        let mut state = lock(&self.state);
-        let Some(request) = state.requests.get_mut(&id).filter(|r| !r.replied) else {
-            drop(state);
-            log::error!("the broker replied to a request that there is not, number {id}");
-            return;
-        };
-        request.replied = true;
-        let keep = request._keep.take();
-        let result = request.expects.check(result);
-        let mut wake = match std::mem::replace(&mut request.slot, Slot::Abandoned) {
-            Slot::Waiting(waker) => {
-                request.slot = Slot::Done(result);
-                waker
-            }
-            // The watcher answered before; that stands.
-            Slot::Done(first) => {
-                request.slot = Slot::Done(first);
-                None
-            }
-            Slot::Abandoned => {
-                state.requests.remove(&id);
-                None
-            }
-        };
-        state.unanswered -= 1;
-        let queue = std::mem::take(&mut state.queue);
-        drop(state);
-        drop(keep);
-        if let Some(waker) = wake.take() {
-            waker.wake();
-        }
-        queue.into_iter().for_each(Waker::wake);
-    }
-
-    /// Answers for a broker that is there but silent, so that nothing waits for ever. The request itself, and what it
-    /// keeps, stays until the broker replies or is gone.
-    fn watch(&self) {
-        let mut state = lock(&self.state);
-        while state.closed.is_none() {
-            let now = Instant::now();
-            let mut next = None::<Instant>;
-            let mut wake = Vec::new();
-            for request in state.requests.values_mut() {
-                let (Some(deadline), Slot::Waiting(waker)) = (request.deadline, &mut request.slot) else { continue };
-                if deadline <= now {
-                    wake.extend(waker.take());
-                    let text = "the broker has not replied in time";
-                    request.slot = Slot::Done(Err(error(StoreErrorKind::Unavailable, text)));
-                } else {
-                    next = Some(next.map_or(deadline, |n| n.min(deadline)));
-                }
-            }
-            if !wake.is_empty() {
-                drop(state);
-                wake.into_iter().for_each(Waker::wake);
-                state = lock(&self.state);
-                continue;
-            }
-            state = match next {
-                // A little later than the earliest, so that a burst is handled at once.
-                Some(at) => {
-                    let pause = at.saturating_duration_since(now) + Duration::from_millis(100);
-                    self.watch.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => self.watch.wait(state).unwrap_or_else(PoisonError::into_inner),
-            };
-        }
-    }
-
-    fn deadline(&self, op: &Op) -> Option<Instant> {
-        match op {
-            Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } => None,
-            _ => Some(Instant::now() + self.request_timeout * 2 + GRACE),
-        }
-    }
-}
-
-/// One request, from waiting for room to its reply.
-struct Call<'a> {
-    shared: &'a Shared,
-    stage: Stage,
-}
-
-enum Stage {
-    Queued { mount: MountId, op: Op, keep: Option<Keep> },
-    Sent { id: u64 },
-    Over,
-}
-
-impl<'a> Call<'a> {
-    fn new(shared: &'a Shared, mount: MountId, op: Op, keep: Option<Keep>) -> Call<'a> {
-        Call { shared, stage: Stage::Queued { mount, op, keep } }
-    }
-
-    /// Enters the request, if there is room, and sends it.
-    fn start(&mut self, cx: &mut Context<'_>) -> Poll<Result<Reply, StoreError>> {
-        let mut state = lock(&self.shared.state);
-        if let Some(why) = &state.closed {
-            let why = why.clone();
-            drop(state);
-            self.stage = Stage::Over;
-            return Poll::Ready(Err(why));
-        }
-        if state.unanswered >= IN_FLIGHT_MAX {
-            if !state.queue.iter().any(|w| w.will_wake(cx.waker())) {
-                state.queue.push(cx.waker().clone());
-            }
-            return Poll::Pending;
-        }
-        let Stage::Queued { mount, op, keep } = std::mem::replace(&mut self.stage, Stage::Over) else {
-            return Poll::Ready(Err(error(StoreErrorKind::Protocol, "a store request polled after its end")));
-        };
-        let id = state.next_id;
-        state.next_id += 1;
-        let first = state.unanswered == 0;
-        state.unanswered += 1;
-        let request = Request {
-            expects: Expects::of(&op),
-            deadline: self.shared.deadline(&op),
-            slot: Slot::Waiting(Some(cx.waker().clone())),
-            replied: false,
-            _keep: keep,
-        };
-        state.requests.insert(id, request);
-        drop(state);
-        if first {
-            self.shared.watch.notify_all();
-        }
-        match self.shared.send(&ToBroker::Request { id, mount, op }) {
-            Ok(()) => {
-                self.stage = Stage::Sent { id };
-                Poll::Pending
-            }
-            Err(why) => {
-                // Too long, or the broker is gone: either way it has not got the whole request.
-                let mut state = lock(&self.shared.state);
-                let request = state.requests.remove(&id);
-                // Unless the reader saw the end of the connection first, and counted it off.
-                if request.as_ref().is_some_and(|r| !r.replied) {
-                    state.unanswered -= 1;
-                }
-                let queue = std::mem::take(&mut state.queue);
-                drop(state);
-                drop(request);
-                queue.into_iter().for_each(Waker::wake);
-                Poll::Ready(Err(why))
-            }
-        }
-    }
-}
-
-impl Future for Call<'_> {
-    type Output = Result<Reply, StoreError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let id = match self.stage {
-            Stage::Queued { .. } => return self.start(cx),
-            Stage::Sent { id } => id,
-            Stage::Over => return Poll::Ready(Err(error(StoreErrorKind::Protocol, "polled after its end"))),
-        };
-        let mut state = lock(&self.shared.state);
-        let Some(request) = state.requests.get_mut(&id) else {
-            drop(state);
-            self.stage = Stage::Over;
-            return Poll::Ready(Err(error(StoreErrorKind::Protocol, "a request without an entry")));
-        };
-        match std::mem::replace(&mut request.slot, Slot::Abandoned) {
-            Slot::Done(result) => {
-                // Answered for the broker by the watcher, the entry stays until its reply.
-                if request.replied {
-                    state.requests.remove(&id);
-                }
-                drop(state);
-                self.stage = Stage::Over;
-                Poll::Ready(result)
-            }
-            Slot::Waiting(waker) => {
-                let waker = waker.filter(|w| w.will_wake(cx.waker())).unwrap_or_else(|| cx.waker().clone());
-                request.slot = Slot::Waiting(Some(waker));
-                Poll::Pending
-            }
-            Slot::Abandoned => {
-                drop(state);
-                self.stage = Stage::Over;
-                Poll::Ready(Err(error(StoreErrorKind::Protocol, "a request whose answer was taken")))
-            }
-        }
-    }
-}
-
-impl Drop for Call<'_> {
-    fn drop(&mut self) {
-        let Stage::Sent { id } = self.stage else { return };
-        let mut state = lock(&self.shared.state);
-        let Some(request) = state.requests.get_mut(&id) else { return };
-        let gone = match std::mem::replace(&mut request.slot, Slot::Abandoned) {
-            Slot::Done(_) if request.replied => state.requests.remove(&id),
-            _ => None,
-        };
-        drop(state);
-        drop(gone);
-    }
 }
 
 #[cfg(test)]

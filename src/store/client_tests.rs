@@ -1,10 +1,15 @@
+use std::future::Future;
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Wake;
+use std::task::{Context, Wake, Waker};
+use std::time::Instant;
 
 use futures::executor::block_on;
 use futures::future::join_all;
 
+use super::super::exchange::GRACE;
+use super::super::frame;
 use super::*;
 
 /// The other end, played by hand.

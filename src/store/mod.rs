@@ -2,6 +2,7 @@
 //! point into, and the client end. Neither end's insides are known here.
 
 pub mod client;
+mod exchange;
 pub mod frame;
 pub mod path;
 pub mod pool;
@@ -18,7 +19,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// See [`StoreErrorKind`].
-    fn call(
+    fn perform(
         &self,
         mount: MountId,
         op: Op,
@@ -27,7 +28,7 @@ pub trait Store: Send + Sync + 'static {
 }
 
 impl Store for std::sync::Arc<StoreClient> {
-    async fn call(&self, mount: MountId, op: Op, keep: Keep) -> Result<Reply, StoreError> {
+    async fn perform(&self, mount: MountId, op: Op, keep: Keep) -> Result<Reply, StoreError> {
         self.call_keeping(mount, op, keep).await
     }
 }

@@ -335,10 +335,10 @@ impl Remote {
         let mut known = self.meta(uploaded);
         known.kind = crate::store::Kind::File;
         known.size = job.total;
-        if known.mtime_ns.is_some() && (known.etag.is_some() || !self.service.etag) {
-            if self.service.upload != Upload::InPlace {
-                return known;
-            }
+        let enough = known.mtime_ns.is_some() && (known.etag.is_some() || !self.service.etag);
+        // What was renamed into place may have got another time there.
+        if enough && self.service.upload != Upload::InPlace {
+            return known;
         }
         match self.head_meta(job.path).await {
             Ok(Some(now)) if now.size == job.total && (known.etag.is_none() || now.etag == known.etag) => now,

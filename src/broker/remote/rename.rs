@@ -20,6 +20,9 @@ use crate::store::{Base, Condition, Kind, Meta, Segment, StoreError, StoreErrorK
 /// Longest object that S3 copies in one request; OpenDAL's way for longer ones loses their metadata.
 const COPY_MAX: u64 = 5 << 30;
 
+/// Longest object copied so where ranges can be copied side by side: one request would take longer than it may.
+const COPY_WHOLE_MAX: u64 = 256 << 20;
+
 /// Copies of one directory rename that run side by side.
 const CONCURRENT: usize = 32;
 
@@ -39,7 +42,8 @@ impl Remote {
     async fn copy_object(&self, from: &str, source: &Metadata, to: &str, when: &Condition) -> Result<Meta, StoreError> {
         let meta = self.meta(source);
         self.check_target(to, when).await?;
-        if self.can.copy && meta.size <= COPY_MAX {
+        let most = if self.can.write_can_copy_from { COPY_WHOLE_MAX } else { COPY_MAX };
+        if self.can.copy && meta.size <= most {
             let if_match = match when {
                 Condition::IfVersion(version) if self.can.copy_with_if_match => strong(version),
                 _ => None,

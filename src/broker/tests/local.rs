@@ -135,9 +135,19 @@ fn names_that_are_not_text_are_hidden() {
 
 #[test]
 fn a_missing_root_is_refused() {
-    let backend = Backend::parse("fs:///nowhere/at/all").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let gone = dir.path().join("gone");
+    let e = Backend::parse(&url(&gone)).unwrap_err().to_string();
+    assert_eq!(e, format!("fs: bad value for 'root': '{}': No such file or directory (os error 2)", gone.display()));
+    fs::write(&gone, "").unwrap();
+    assert!(Backend::parse(&url(&gone)).unwrap_err().to_string().ends_with("it is not a directory"));
+    // Gone between the check and the start.
+    fs::remove_file(&gone).unwrap();
+    fs::create_dir(&gone).unwrap();
+    let backend = Backend::parse(&url(&gone)).unwrap();
+    fs::remove_dir(&gone).unwrap();
     let (_ours, theirs) = UnixStream::pair().unwrap();
     let pool = Arc::new(Pool::new(4096).unwrap());
     let options = BrokerOptions { request_timeout: Duration::from_secs(1), flush_timeout: Duration::from_secs(1) };
-    assert_eq!(run(backend, pool, theirs.into(), options, || 0), 1);
+    assert_eq!(run(backend, pool, theirs.into(), options, || (), || 0), 1);
 }

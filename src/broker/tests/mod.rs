@@ -1,5 +1,6 @@
 //! Both ends of the store socket in one process, over real stores: what the device may rely on, store by store.
 
+mod faults;
 mod local;
 mod memory;
 mod s3;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 
+use super::run::run_until;
 use super::{Backend, BrokerOptions, run};
 use crate::store::*;
 
@@ -24,6 +26,8 @@ struct Bed {
     pool: Arc<Pool>,
     next: AtomicU64,
     end: Option<(mpsc::Sender<i32>, JoinHandle<i32>)>,
+    /// Takes the place of signals, which all tests of one process would get.
+    stop: tokio::sync::mpsc::Sender<&'static str>,
 }
 
 impl Bed {
@@ -32,17 +36,23 @@ impl Bed {
     }
 
     fn with_timeout(url: &str, request_timeout: Duration) -> Bed {
+        Bed::with_flush(url, request_timeout, |_| 0)
+    }
+
+    fn with_flush(url: &str, request_timeout: Duration, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
         let backend = Backend::parse(url).unwrap();
         let pool = Arc::new(Pool::new(POOL).unwrap());
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (exit, exited) = mpsc::channel();
         let options = BrokerOptions { request_timeout, flush_timeout: Duration::from_secs(5) };
         let broker_pool = Arc::clone(&pool);
+        let (stop, stopped) = tokio::sync::mpsc::channel(2);
         let broker = std::thread::spawn(move || {
-            run(backend, broker_pool, theirs.into(), options, move || exited.recv().unwrap_or(99))
+            let device_process = move || exited.recv().unwrap_or(99);
+            run_until(&backend, &broker_pool, theirs.into(), &options, device_process, None::<(_, fn())>, stopped)
         });
-        let client = StoreClient::start(ours.into(), request_timeout, |_| 0).unwrap();
-        Bed { client, pool, next: AtomicU64::new(0), end: Some((exit, broker)) }
+        let client = StoreClient::start(ours.into(), request_timeout, on_flush).unwrap();
+        Bed { client, pool, next: AtomicU64::new(0), end: Some((exit, broker)), stop }
     }
 
     /// Room in the pool, never given twice.
@@ -132,6 +142,13 @@ impl Bed {
 
     fn rename_dir(&self, from: &str, to: &str) -> Result<(), StoreErrorKind> {
         block_on(self.client.rename_dir(0, from, to)).map_err(|e| e.kind)
+    }
+
+    /// Asks the broker to end, and gives its exit code.
+    fn terminate(mut self) -> i32 {
+        self.stop.blocking_send("SIGTERM").unwrap();
+        let (_exit, broker) = self.end.take().unwrap();
+        broker.join().unwrap()
     }
 
     /// Ends the device process, and gives the broker's exit code.
@@ -376,9 +393,8 @@ fn renames(bed: &Bed, corners: Corners) {
     bed.delete("full/x").unwrap();
     let target = if corners.no_markers { "fresh" } else { "full" };
     bed.rename_dir("t", target).unwrap();
-    // s3s-fs keeps the empty directory, and has no answer but 500 for it.
-    let gone = if corners.no_markers { StoreErrorKind::Unavailable } else { StoreErrorKind::NotFound };
-    assert_eq!(bed.kind("t"), Err(gone));
+    // s3s-fs keeps the empty directory, and has no answer but 500 for it; its listing tells.
+    assert_eq!(bed.kind("t"), Err(StoreErrorKind::NotFound));
     assert_eq!(bed.kind("tx"), Ok(Kind::File));
     let deep = format!("{target}/deep");
     let count = if corners.no_markers { 40 } else { 41 };
@@ -433,6 +449,45 @@ fn refusals(bed: &Bed) {
     assert_eq!(op(Op::List { path: String::new(), cursor: 77 }), StoreErrorKind::Stale);
     assert_eq!(block_on(bed.client.call(3, Op::Probe)).unwrap_err().kind, StoreErrorKind::Protocol);
     block_on(bed.client.list_end(0, 77)).unwrap();
+}
+
+/// Any store that somebody has at hand: `OVFS_TEST_BACKEND=URL`, with nothing at its root.
+#[test]
+fn a_store_at_hand_keeps_the_contract() {
+    let Ok(url) = std::env::var("OVFS_TEST_BACKEND") else { return };
+    let bed = Bed::new(&url);
+    let can = block_on(bed.client.probe(0)).unwrap();
+    contract(&bed, Corners { real_dirs: can.real_dirs, ..Corners::default() });
+    many(&bed, 1500);
+    bed.rename_dir("many", "moved").unwrap();
+    assert_eq!(bed.names("moved").len(), 1500);
+}
+
+#[test]
+fn a_signal_flushes_before_the_end() {
+    let (told, flushes) = mpsc::channel();
+    let bed = Bed::with_flush("memory://", Duration::from_secs(30), move |left| {
+        told.send(left).unwrap();
+        17
+    });
+    assert_eq!(bed.terminate(), 1);
+    assert_eq!(flushes.try_recv().unwrap(), Duration::from_secs(5));
+    // A device that does not answer is not waited for for ever; meanwhile it is served.
+    let (begin, begun) = mpsc::channel();
+    let bed = Bed::with_flush("memory://", Duration::from_secs(30), move |_| {
+        begin.send(()).unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+        0
+    });
+    bed.stop.blocking_send("SIGTERM").unwrap();
+    begun.recv().unwrap();
+    bed.put("late", b"stored all the same");
+    assert_eq!(bed.get("late"), b"stored all the same");
+    let start = std::time::Instant::now();
+    let mut bed = bed;
+    let (_exit, broker) = bed.end.take().unwrap();
+    assert_eq!(broker.join().unwrap(), 1);
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 /// Several thousand entries, and a listing that is given up.

@@ -9,9 +9,9 @@ use std::time::Instant;
 use super::*;
 
 /// A server of the test's own, ended with it.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    port: u16,
+    pub port: u16,
     _dir: Option<tempfile::TempDir>,
 }
 
@@ -51,7 +51,7 @@ fn moto_on(port: u16) -> Option<Server> {
     Some(server)
 }
 
-fn moto() -> Option<Server> {
+pub(super) fn moto() -> Option<Server> {
     moto_on(free_port())
 }
 
@@ -85,9 +85,12 @@ fn put_raw(server: &Server, key: &str, body: &[u8]) {
 }
 
 fn url(server: &Server, root: &str) -> String {
+    url_at(server.port, root)
+}
+
+pub(super) fn url_at(port: u16, root: &str) -> String {
     format!(
-        "s3://bucket{root}?region=us-east-1&endpoint=http://127.0.0.1:{}&access_key_id=KEY&secret_access_key=SECRET",
-        server.port
+        "s3://bucket{root}?region=us-east-1&endpoint=http://127.0.0.1:{port}&access_key_id=KEY&secret_access_key=SECRET"
     )
 }
 
