@@ -74,10 +74,15 @@ impl Remote {
         while page.len() < LIST_PAGE_MAX {
             let next = listing.lister.try_next().await.map_err(|e| self.fail("list", path, &e))?;
             let Some(entry) = next else { return Ok((page, false)) };
-            listing.exists = true;
             if entry.path() == dir || entry.path() == below {
+                // A marker; but servers with real directories answer so for a file, too.
+                listing.exists |= !self.service.real_dirs;
                 continue;
             }
+            if !entry.path().starts_with(below) {
+                continue;
+            }
+            listing.exists = true;
             let Some(name) = self.name_in(path, below, entry.path()) else { continue };
             let is_dir = entry.metadata().is_dir() || entry.path().ends_with('/');
             let mut meta = if is_dir {
