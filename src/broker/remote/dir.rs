@@ -46,7 +46,8 @@ impl Remote {
         self.ops.ask.delete(&dir).await.map_err(|e| self.fail("remove directory", path, &e))
     }
 
-    async fn demand_dir(&self, path: &str, what: &str) -> Result<(), StoreError> {
+    /// NotDir or NotFound, unless `path` is a directory.
+    pub(super) async fn demand_dir(&self, path: &str, what: &str) -> Result<(), StoreError> {
         match self.find(path).await? {
             Some(meta) if meta.kind == Kind::Dir => Ok(()),
             Some(_) => Err(error(StoreErrorKind::NotDir, format!("{what}: it is a file"))),

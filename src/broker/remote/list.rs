@@ -47,7 +47,7 @@ impl Remote {
         };
         let (entries, more) = self.page(path, &mut listing).await?;
         if entries.is_empty() && !more && !listing.exists && !path.is_empty() {
-            self.explain_emptiness(path).await?;
+            self.demand_dir(path, &format!("list '{path}'")).await?;
         }
         let cursor = more.then(|| self.listings.put(path, listing));
         Ok(Reply::Entries { entries, cursor })
@@ -59,6 +59,10 @@ impl Remote {
     }
 
     async fn open_listing(&self, path: &str) -> Result<Listing, StoreError> {
+        if self.service.scheme == "webdav" && !path.is_empty() {
+            // Asked to list a file, servers answer with the file, and OpenDAL calls it an entry of itself.
+            self.demand_dir(path, &format!("list '{path}'")).await?;
+        }
         let options = ListOptions { limit: Some(LIST_PAGE_MAX), ..ListOptions::default() };
         let lister =
             self.ops.ask.lister_options(&dir_path(path), options).await.map_err(|e| self.fail("list", path, &e))?;
@@ -132,14 +136,5 @@ impl Remote {
             log::log!(level, "a name in '{path}' cannot be shown in a file system and is hidden: {name:?}");
         }
         fine.then(|| name.to_owned())
-    }
-
-    /// Why a listing has nothing in it, if that is an error.
-    async fn explain_emptiness(&self, path: &str) -> Result<(), StoreError> {
-        match self.find(path).await? {
-            Some(meta) if meta.kind == Kind::Dir => Ok(()),
-            Some(_) => Err(error(StoreErrorKind::NotDir, format!("list '{path}': it is a file"))),
-            None => Err(error(StoreErrorKind::NotFound, format!("list '{path}': nothing is there"))),
-        }
     }
 }
