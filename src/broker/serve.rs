@@ -13,15 +13,10 @@ use super::error::error;
 use super::local::Local;
 use super::operator::noting_retries;
 use super::remote::{Remote, TEMPORARY};
-use super::services::Upload;
+use super::services::{Shares, Upload};
 use super::url::{Backend, BackendError};
 use crate::store::path::{NameError, check_path};
 use crate::store::{Base, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
-
-/// Requests of each kind that a mount works on at once; more wait. A store that hangs holds up nobody but itself.
-const QUICK: usize = 64;
-const READS: usize = 96;
-const WRITES: usize = 16;
 
 /// A write waits for its turn this many times the request timeout: those before it may be large.
 const WRITE_PATIENCE: u32 = 4;
@@ -40,6 +35,7 @@ pub(super) struct Mount {
     /// Names that are this daemon's own are not the device's.
     own_names: bool,
     request_timeout: Duration,
+    shares: Shares,
     quick: Semaphore,
     reads: Semaphore,
     writes: Semaphore,
@@ -55,14 +51,16 @@ impl Mount {
             true => Store::Local(Arc::new(Local::new(backend, pool)?)),
             false => Store::Remote(Box::new(Remote::new(backend, pool, request_timeout)?)),
         };
+        let shares = backend.service.shares;
         Ok(Mount {
             store,
             pool: Arc::clone(pool),
             own_names: backend.service.upload == Upload::InPlace,
             request_timeout,
-            quick: Semaphore::new(QUICK),
-            reads: Semaphore::new(READS),
-            writes: Semaphore::new(WRITES),
+            shares,
+            quick: Semaphore::new(shares.quick),
+            reads: Semaphore::new(shares.reads),
+            writes: Semaphore::new(shares.writes),
         })
     }
 
@@ -106,7 +104,7 @@ impl Mount {
     /// Waits until nothing is being written any more.
     pub async fn settle(&self) {
         // Fails only if the semaphore were closed, which nobody does.
-        let _ = self.writes.acquire_many(WRITES as u32).await;
+        let _ = self.writes.acquire_many(self.shares.writes as u32).await;
     }
 
     async fn run(&self, op: Op, total: u64) -> Result<Reply, StoreError> {

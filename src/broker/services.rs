@@ -59,6 +59,14 @@ pub(super) enum Upload {
     Memory,
 }
 
+/// How many requests of each kind a mount works on at once; more wait. A store that hangs holds up nobody but itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shares {
+    pub quick: usize,
+    pub reads: usize,
+    pub writes: usize,
+}
+
 /// One service.
 #[derive(Debug)]
 pub(super) struct Service {
@@ -77,6 +85,7 @@ pub(super) struct Service {
     pub etag: bool,
     /// Renaming a directory is one request.
     pub renames_dirs: bool,
+    pub shares: Shares,
 }
 
 const fn key(name: &'static str, is: Is) -> Key {
@@ -105,6 +114,7 @@ const OBJECTS: Service = Service {
     real_dirs: false,
     etag: true,
     renames_dirs: false,
+    shares: Shares { quick: 64, reads: 96, writes: 16 },
 };
 
 /// All services that this source can be built with.
@@ -267,7 +277,7 @@ pub(super) static SERVICES: &[Service] = &[
     Service {
         scheme: "sftp",
         compiled: cfg!(feature = "sftp"),
-        host: Host::Authority { key: "endpoint", prefix: "" },
+        host: Host::Authority { key: "endpoint", prefix: "ssh://" },
         keys: &[
             must("endpoint", Text, &[]),
             key("root", Text),
@@ -279,6 +289,8 @@ pub(super) static SERVICES: &[Service] = &[
         real_dirs: true,
         etag: false,
         renames_dirs: true,
+        // Each is a connection of its own, and a server refuses more than ten that come about at once (MaxStartups).
+        shares: Shares { quick: 4, reads: 3, writes: 2 },
         ..OBJECTS
     },
     Service {

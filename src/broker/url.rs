@@ -316,6 +316,12 @@ impl Backend {
                 self.set("disable_ec2_metadata", "true".into())?;
             }
         }
+        if scheme == "sftp"
+            && let Some(endpoint) = self.config.get_mut("endpoint").filter(|e| !e.contains("://"))
+        {
+            // Without it ssh(1) takes a port for a part of the name.
+            endpoint.insert_str(0, "ssh://");
+        }
         for (key, value) in &self.config {
             let is_name = matches!(self.service.host, Host::Name(k) if k == *key)
                 || matches!(self.service.path, PathIs::NameThenRoot(k) if k == *key);

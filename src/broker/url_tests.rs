@@ -47,7 +47,7 @@ fn both_forms_mean_the_same() {
         ("webdav://?endpoint=http://127.0.0.1:1/dav&root=/p", "endpoint=http://127.0.0.1:1/dav root=/p"),
         (
             "sftp://me@host:2222/srv?key=/k&known_hosts_strategy=Add",
-            "endpoint=host:2222 key=/k known_hosts_strategy=add root=/srv user=me",
+            "endpoint=ssh://host:2222 key=/k known_hosts_strategy=add root=/srv user=me",
         ),
         ("hdfs-native://nn:9000/d", "name_node=hdfs://nn:9000 root=/d"),
         (
@@ -59,6 +59,7 @@ fn both_forms_mean_the_same() {
             "account_name=z endpoint=https://acc.dfs.core.windows.net filesystem=fsys",
         ),
         ("swift://sw.example/c/d/e?token=t", "container=c endpoint=https://sw.example root=/d/e token=t"),
+        ("sftp://?endpoint=host&root=/srv", "endpoint=ssh://host root=/srv"),
         ("gs://b/p", "bucket=b root=/p"),
         (
             "b2://b?bucket_id=i&application_key_id=k&application_key=s",

@@ -23,6 +23,10 @@ impl Remote {
     /// Removes the directory `path` if nothing is in it, names that cannot be shown included.
     pub async fn remove_dir(&self, path: &str) -> Result<(), StoreError> {
         let dir = dir_path(path);
+        let what = || format!("remove directory '{path}'");
+        if self.service.real_dirs {
+            self.demand_dir(path, &what()).await?;
+        }
         let options = ListOptions { limit: Some(2), ..ListOptions::default() };
         let list = |e: opendal::Error| self.fail("list", path, &e);
         let mut lister = self.ops.ask.lister_options(&dir, options).await.map_err(list)?;
@@ -30,26 +34,24 @@ impl Remote {
         while let Some(entry) = lister.try_next().await.map_err(list)? {
             if entry.path() == dir {
                 marker = true;
-            } else {
-                return Err(error(StoreErrorKind::NotEmpty, format!("remove directory '{path}': it has entries")));
+            } else if entry.path().starts_with(&dir) {
+                return Err(error(StoreErrorKind::NotEmpty, format!("{}: it has entries", what())));
             }
         }
         drop(lister);
-        if self.service.real_dirs || !marker {
-            match self.find(path).await? {
-                Some(meta) if meta.kind == Kind::File => {
-                    return Err(error(StoreErrorKind::NotDir, format!("remove directory '{path}': it is a file")));
-                }
-                Some(_) => {}
-                None => {
-                    return Err(error(
-                        StoreErrorKind::NotFound,
-                        format!("remove directory '{path}': nothing is there"),
-                    ));
-                }
-            }
+        if !marker && !self.service.real_dirs {
+            self.demand_dir(path, &what()).await?;
         }
         // The marker alone, by its own name: what came to be below it meanwhile stays.
         self.ops.ask.delete(&dir).await.map_err(|e| self.fail("remove directory", path, &e))
+    }
+
+    /// NotDir or NotFound, unless `path` is a directory.
+    pub(super) async fn demand_dir(&self, path: &str, what: &str) -> Result<(), StoreError> {
+        match self.find(path).await? {
+            Some(meta) if meta.kind == Kind::Dir => Ok(()),
+            Some(_) => Err(error(StoreErrorKind::NotDir, format!("{what}: it is a file"))),
+            None => Err(error(StoreErrorKind::NotFound, format!("{what}: nothing is there"))),
+        }
     }
 }

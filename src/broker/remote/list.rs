@@ -47,7 +47,7 @@ impl Remote {
         };
         let (entries, more) = self.page(path, &mut listing).await?;
         if entries.is_empty() && !more && !listing.exists && !path.is_empty() {
-            self.explain_emptiness(path).await?;
+            self.demand_dir(path, &format!("list '{path}'")).await?;
         }
         let cursor = more.then(|| self.listings.put(path, listing));
         Ok(Reply::Entries { entries, cursor })
@@ -59,6 +59,10 @@ impl Remote {
     }
 
     async fn open_listing(&self, path: &str) -> Result<Listing, StoreError> {
+        if self.service.scheme == "webdav" && !path.is_empty() {
+            // Asked to list a file, servers answer with the file, and OpenDAL calls it an entry of itself.
+            self.demand_dir(path, &format!("list '{path}'")).await?;
+        }
         let options = ListOptions { limit: Some(LIST_PAGE_MAX), ..ListOptions::default() };
         let lister =
             self.ops.ask.lister_options(&dir_path(path), options).await.map_err(|e| self.fail("list", path, &e))?;
@@ -74,10 +78,15 @@ impl Remote {
         while page.len() < LIST_PAGE_MAX {
             let next = listing.lister.try_next().await.map_err(|e| self.fail("list", path, &e))?;
             let Some(entry) = next else { return Ok((page, false)) };
-            listing.exists = true;
             if entry.path() == dir || entry.path() == below {
+                // A marker; but servers with real directories answer so for a file, too.
+                listing.exists |= !self.service.real_dirs;
                 continue;
             }
+            if !entry.path().starts_with(below) {
+                continue;
+            }
+            listing.exists = true;
             let Some(name) = self.name_in(path, below, entry.path()) else { continue };
             let is_dir = entry.metadata().is_dir() || entry.path().ends_with('/');
             let mut meta = if is_dir {
@@ -127,14 +136,5 @@ impl Remote {
             log::log!(level, "a name in '{path}' cannot be shown in a file system and is hidden: {name:?}");
         }
         fine.then(|| name.to_owned())
-    }
-
-    /// Why a listing has nothing in it, if that is an error.
-    async fn explain_emptiness(&self, path: &str) -> Result<(), StoreError> {
-        match self.find(path).await? {
-            Some(meta) if meta.kind == Kind::Dir => Ok(()),
-            Some(_) => Err(error(StoreErrorKind::NotDir, format!("list '{path}': it is a file"))),
-            None => Err(error(StoreErrorKind::NotFound, format!("list '{path}': nothing is there"))),
-        }
     }
 }

@@ -111,10 +111,16 @@ impl Remote {
         }
         let (etag, mtime_ns) = match self.service.upload {
             Upload::Memory => of.cache_control().and_then(remembered).unzip(),
-            _ if self.service.etag => (of.etag().filter(|e| !e.is_empty()).map(str::to_owned), seconds(of)),
+            _ if self.service.etag => (of.etag().filter(|e| !e.is_empty()).map(|e| self.quoted(e)), seconds(of)),
             _ => (None, seconds(of)),
         };
         Meta { kind: Kind::File, size: of.content_length(), mtime_ns, etag, marker: None }
+    }
+
+    /// An ETag with its quotes, which some answers of some servers lack. Google's have none, and mean it.
+    fn quoted(&self, etag: &str) -> String {
+        let fine = etag.starts_with('"') || etag.starts_with("W/") || self.service.scheme == "gcs";
+        if fine { etag.to_owned() } else { format!("\"{etag}\"") }
     }
 
     fn dir(&self, marker: Option<bool>, mtime_ns: Option<i64>) -> Meta {
