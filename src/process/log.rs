@@ -95,7 +95,7 @@ impl<L> Discreet<L> {
         let is_below = |root: &&str| {
             metadata.target().strip_prefix(*root).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', ':']))
         };
-        metadata.level() > Level::Warn && QUIET.iter().any(|root| is_below(root))
+        metadata.level() > Level::Warn && QUIET.iter().any(is_below)
     }
 }
 
