@@ -19,7 +19,7 @@ use virtiofsd::vhost_user::MAX_TAG_LEN;
 use super::size::parse_size;
 
 /// Most request queues that the configuration space may announce.
-pub const REQUEST_QUEUES_MAX: u16 = 64;
+pub const REQUEST_QUEUES_MAX: u16 = 63;
 
 /// Smallest `--cache-size`: room for one block of the largest size class per queue and for a read-ahead.
 pub const CACHE_SIZE_MIN: u64 = 16 << 20;

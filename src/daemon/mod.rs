@@ -114,10 +114,11 @@ fn start(options: Options, vault: Vault) -> Result<i32, StartError> {
 
 /// The device's shape, as the flags have it.
 fn device_config(device: &cli::Device) -> crate::device::Config {
+    let default = crate::device::Config::default();
     crate::device::Config {
         tag: device.tag.clone(),
         thread_pool_size: device.thread_pool_size,
+        request_queues: default.request_queues.max(device.num_request_queues),
         announced_request_queues: device.num_request_queues.into(),
-        ..crate::device::Config::default()
     }
 }

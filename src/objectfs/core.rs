@@ -1,6 +1,7 @@
 //! What all operations share: the tree, the handles, the memory, the store.
 
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,8 @@ pub struct Core<S> {
     /// Held for reading by what depends on the path of a file staying as it is, for writing by renames.
     pub(super) renaming: async_lock::RwLock<()>,
     pub(super) handles: Handles,
+    /// An upload failed since the retrier last looked.
+    pub(super) retry_wanted: AtomicBool,
     /// Runs what no request waits for.
     pub(super) background: ThreadPool,
     tree: Mutex<Tree>,
@@ -105,6 +108,7 @@ impl<S: Store> Core<S> {
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
             handles: Handles::new(config.handles_max),
+            retry_wanted: AtomicBool::new(false),
             background,
             tree: Mutex::new(Tree::new(now_ns(), config.inodes_max)),
             me: Weak::clone(me),

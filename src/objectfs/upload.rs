@@ -112,6 +112,7 @@ impl<S: Store> Core<S> {
             StoreErrorKind::NotFound => Errno::ESTALE,
             _ => error.kind.into(),
         };
+        self.retry_wanted.store(true, Ordering::Relaxed);
         let mut state = inode.state();
         state.content.roll_back();
         if for_good {
@@ -208,10 +209,14 @@ impl<S: Store> Core<S> {
 
     /// One round of the retrier: files that nobody has open any more and that the store did not take.
     async fn retry(&self) {
+        if !self.retry_wanted.swap(false, Ordering::Relaxed) {
+            return;
+        }
         for inode in self.dirty_files() {
             let refused = {
                 let state = inode.state();
                 if state.writers > 0 {
+                    // Its close is the next try; if that fails too, we are asked again.
                     continue;
                 }
                 state.refused
