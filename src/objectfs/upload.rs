@@ -76,6 +76,7 @@ impl<S: Store> Core<S> {
         let meta = match answer {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => meta,
             Ok(meta) => {
+                self.retry_wanted.store(true, Ordering::Relaxed);
                 inode.state().content.roll_back();
                 log::error!("{path:?}: the store has {} bytes where {} were sent", meta.size, upload.size);
                 return Err(Errno::EIO);
