@@ -98,7 +98,7 @@ pub(super) fn url_at(port: u16, root: &str) -> String {
 fn moto_keeps_the_contract() {
     let Some(server) = moto() else { return };
     let bed = Bed::new(&url(&server, "/some/root"));
-    let can = block_on(bed.client.probe(0)).unwrap();
+    let can = block_on(bed.remote.probe()).unwrap();
     assert!(can.copy_ranges && can.etag && can.write_if_match && can.write_if_absent && !can.rename);
     contract(&bed, Corners::default());
 }
@@ -107,7 +107,7 @@ fn moto_keeps_the_contract() {
 fn s3s_keeps_the_contract() {
     let Some(server) = s3s() else { return };
     let bed = Bed::new(&url(&server, ""));
-    block_on(bed.client.probe(0)).unwrap();
+    block_on(bed.remote.probe()).unwrap();
     contract(&bed, Corners { no_markers: true, real_dirs: true, ..Corners::default() });
 }
 
@@ -126,7 +126,7 @@ fn large_objects(bed: &Bed) {
     let copy = |offset: usize, len: usize| Segment::Copy { offset: offset as u64, len: len as u64 };
     let mut want = noise(40 * mib, 9);
     let slices: Vec<_> = want.chunks(mib).map(|part| bed.data(part)).collect();
-    let mut meta = block_on(bed.client.compose(0, "big", None, Condition::IfAbsent, slices, ())).unwrap();
+    let mut meta = block_on(bed.remote.compose("big", None, Condition::IfAbsent, slices, ())).unwrap();
     assert_eq!(meta.size, want.len() as u64);
     assert_eq!(bed.get("big"), want);
     // A change in the middle: the store copies the rest.
@@ -243,7 +243,7 @@ fn a_server_that_goes_is_unavailable_and_one_that_comes_back_is_used_again() {
 fn a_wrong_secret_is_a_refusal() {
     let Some(server) = s3s() else { return };
     let bed = Bed::new(&url(&server, "").replace("=SECRET", "=WRONGCANARY"));
-    let e = block_on(bed.client.probe(0)).unwrap_err();
+    let e = block_on(bed.remote.probe()).unwrap_err();
     assert_eq!(e.kind, StoreErrorKind::PermissionDenied, "{e}");
     assert!(!e.text.contains("CANARY"), "{e}");
 }
