@@ -16,7 +16,7 @@ use crate::cli::{BackendShare, Device, Setup};
 use crate::device;
 use crate::fs::FileSystem;
 use crate::fuse::{Server, ServerOptions};
-use crate::objectfs::{self, ObjectFs, Remote};
+use crate::objectfs::{self, ObjectFs};
 use crate::process::isolated;
 use crate::process::log::TARGET;
 use crate::process::sandbox::{self, Child, Role};
@@ -24,7 +24,7 @@ use crate::process::secrets::{Environment, SecretUrl};
 use crate::process::signals::Held;
 use crate::process::socket::Endpoint;
 use crate::process::{caps, limits, seccomp};
-use crate::store::{Capabilities, Pool, StoreClient};
+use crate::store::{Capabilities, Pool, Remote, StoreClient};
 
 /// Inodes that a guest may know at once; some hundred bytes each.
 const INODES_MAX: usize = 1 << 20;

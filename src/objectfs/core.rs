@@ -9,12 +9,11 @@ use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
 use super::handles::Handles;
 use super::inode::{Inode, now_ns};
-use super::remote::Remote;
 use super::tree::{HIDDEN_PREFIX, Tree};
 use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
-use crate::store::{Capabilities, Kind, Pool, Store};
+use crate::store::{Capabilities, Kind, Pool, Remote, Store};
 
 /// Length of a clean block in bytes: what one GET of a cold read fetches.
 pub const READ_BLOCK: u64 = 1 << 20;

@@ -2,7 +2,7 @@
 //!
 //! `tree` knows names, `inode` and `content` what stands behind them, `handles` what is open; `lookup`, `open`, `read`, `write`,
 //! `upload`, `remove`, `rename` and `readdir` are the operations. File data lies in the pool (`cache`); the store is reached
-//! through `remote`. Knows neither virtio nor OpenDAL.
+//! through [`Remote`]. Knows neither virtio nor OpenDAL.
 //!
 //! What a guest may rely on: close(2) and fsync(2) return when the store has the bytes, or say why not; an open file
 //! shows one version of an object, or ESTALE; opening a file asks the store for its newest version.
@@ -19,7 +19,6 @@ mod lookup;
 mod open;
 mod read;
 mod readdir;
-mod remote;
 mod remove;
 mod rename;
 #[cfg(test)]
@@ -35,12 +34,11 @@ use std::time::Duration;
 
 use self::core::Core;
 pub use self::core::{CachePolicy, Config};
-pub use self::remote::Remote;
 use crate::fs::{
     Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read, Result,
     SetAttr, Sink, Source, StatFs, Write,
 };
-use crate::store::{Capabilities, Pool, Store};
+use crate::store::{Capabilities, Pool, Remote, Store};
 
 /// How long the end of a session waits for dirty files.
 const SESSION_END: Duration = Duration::from_secs(30);

@@ -114,8 +114,8 @@ impl<S: Store> Core<S> {
         let fetch = |memory: Arc<Clean>| async move {
             let dest = memory.block.slice(0, memory.len);
             let path = self.object_path(inode)?;
-            let version = base.version.clone();
-            self.remote.read(path, version, start, dest, Box::new(memory)).await.map_err(|error| match error.kind {
+            let version = Some(base.version.clone());
+            self.remote.read(path, version, start, dest, memory).await.map_err(|error| match error.kind {
                 StoreErrorKind::VersionMismatch => Errno::ESTALE,
                 _ if gone(&error) => Errno::ESTALE,
                 _ => Errno::from(error),

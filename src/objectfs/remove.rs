@@ -132,8 +132,8 @@ impl<S: Store> Core<S> {
         }
         let hidden = hidden_name();
         let (meta, moved) = match leaving {
-            Leaving::Deleted => (self.remote.rename_file(path.to_owned(), hidden.clone(), Condition::Any).await?, true),
-            Leaving::Replaced => (self.remote.copy(path.to_owned(), hidden.clone()).await?, false),
+            Leaving::Deleted => (self.remote.rename_file(path, hidden.as_str(), Condition::Any).await?, true),
+            Leaving::Replaced => (self.remote.copy(path, hidden.as_str()).await?, false),
         };
         let mut state = inode.state();
         state.content.rebase(meta.version());

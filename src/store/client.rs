@@ -10,7 +10,6 @@
 //! broker is gone, and drops it then; dropping the future before drops only the waiting. As long as whoever recycles
 //! slices does so when their owner is dropped, no slice is reused early.
 
-use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -80,175 +79,13 @@ impl StoreClient {
         self.shared.in_flight()
     }
 
-    /// Sends `op` and waits for the reply, which is of the kind that `op`'s documentation names.
-    ///
-    /// For operations without slices; [`StoreClient::call_keeping`] is for the others.
+    /// Sends `op` and waits for the reply, which is of the kind that `op`'s documentation names. `keep` lives until that is
+    /// there; see the head of this module.
     ///
     /// # Errors
     /// The broker's; Unavailable if it is gone or silent; Protocol if its reply makes no sense.
-    pub async fn call(&self, mount: MountId, op: Op) -> Result<Reply, StoreError> {
-        Call::new(&self.shared, mount, op, None).await
-    }
-
-    /// As [`StoreClient::call`], and `keep` lives until the reply; see the head of this module.
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
     pub async fn call_keeping(&self, mount: MountId, op: Op, keep: Keep) -> Result<Reply, StoreError> {
-        Call::new(&self.shared, mount, op, Some(keep)).await
-    }
-
-    async fn meta(&self, mount: MountId, op: Op, keep: Option<Keep>) -> Result<Meta, StoreError> {
-        match Call::new(&self.shared, mount, op, keep).await? {
-            Reply::Meta(meta) => Ok(meta),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    async fn unit(&self, mount: MountId, op: Op, keep: Option<Keep>) -> Result<(), StoreError> {
-        match Call::new(&self.shared, mount, op, keep).await? {
-            Reply::Unit => Ok(()),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// [`Op::Probe`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn probe(&self, mount: MountId) -> Result<Capabilities, StoreError> {
-        match self.call(mount, Op::Probe).await? {
-            Reply::Capabilities(capabilities) => Ok(capabilities),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// [`Op::Stat`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn stat(&self, mount: MountId, path: impl Into<String>) -> Result<Meta, StoreError> {
-        self.meta(mount, Op::Stat { path: path.into() }, None).await
-    }
-
-    /// [`Op::List`]: a page, and the cursor of the next one.
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn list(
-        &self,
-        mount: MountId,
-        path: impl Into<String>,
-        cursor: u64,
-    ) -> Result<(Vec<ListEntry>, Option<u64>), StoreError> {
-        match self.call(mount, Op::List { path: path.into(), cursor }).await? {
-            Reply::Entries { entries, cursor } => Ok((entries, cursor)),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// [`Op::ListEnd`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn list_end(&self, mount: MountId, cursor: u64) -> Result<(), StoreError> {
-        self.unit(mount, Op::ListEnd { cursor }, None).await
-    }
-
-    /// [`Op::Read`]; `keep` owns `dest`.
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn read(
-        &self,
-        mount: MountId,
-        path: impl Into<String>,
-        version: Option<Version>,
-        offset: u64,
-        dest: Slice,
-        keep: impl Any + Send,
-    ) -> Result<(), StoreError> {
-        self.unit(mount, Op::Read { path: path.into(), version, offset, dest }, Some(Box::new(keep))).await
-    }
-
-    /// [`Op::Compose`]; `keep` owns the slices of [`Segment::Data`].
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn compose(
-        &self,
-        mount: MountId,
-        path: impl Into<String>,
-        base: Option<Base>,
-        when: Condition,
-        segments: Vec<Segment>,
-        keep: impl Any + Send,
-    ) -> Result<Meta, StoreError> {
-        self.meta(mount, Op::Compose { path: path.into(), base, when, segments }, Some(Box::new(keep))).await
-    }
-
-    /// [`Op::Delete`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn delete(&self, mount: MountId, path: impl Into<String>) -> Result<(), StoreError> {
-        self.unit(mount, Op::Delete { path: path.into() }, None).await
-    }
-
-    /// [`Op::CreateDir`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn create_dir(&self, mount: MountId, path: impl Into<String>) -> Result<(), StoreError> {
-        self.unit(mount, Op::CreateDir { path: path.into() }, None).await
-    }
-
-    /// [`Op::RemoveDir`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn remove_dir(&self, mount: MountId, path: impl Into<String>) -> Result<(), StoreError> {
-        self.unit(mount, Op::RemoveDir { path: path.into() }, None).await
-    }
-
-    /// [`Op::Copy`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn copy(
-        &self,
-        mount: MountId,
-        from: impl Into<String>,
-        to: impl Into<String>,
-    ) -> Result<Meta, StoreError> {
-        self.meta(mount, Op::Copy { from: from.into(), to: to.into() }, None).await
-    }
-
-    /// [`Op::RenameFile`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn rename_file(
-        &self,
-        mount: MountId,
-        from: impl Into<String>,
-        to: impl Into<String>,
-        when: Condition,
-    ) -> Result<Meta, StoreError> {
-        self.meta(mount, Op::RenameFile { from: from.into(), to: to.into(), when }, None).await
-    }
-
-    /// [`Op::RenameDir`]
-    ///
-    /// # Errors
-    /// As [`StoreClient::call`]'s.
-    pub async fn rename_dir(
-        &self,
-        mount: MountId,
-        from: impl Into<String>,
-        to: impl Into<String>,
-    ) -> Result<(), StoreError> {
-        self.unit(mount, Op::RenameDir { from: from.into(), to: to.into() }, None).await
+        Call::new(&self.shared, mount, op, keep).await
     }
 }
 
@@ -256,11 +93,6 @@ impl Drop for StoreClient {
     fn drop(&mut self) {
         self.shared.close(error(StoreErrorKind::Unavailable, "the store client was dropped"));
     }
-}
-
-/// For the impossible: every reply's kind was checked when it came.
-fn unexpected(reply: &Reply) -> StoreError {
-    error(StoreErrorKind::Protocol, format!("a reply of another kind: {reply:?}").chars().take(200).collect::<String>())
 }
 
 #[cfg(test)]

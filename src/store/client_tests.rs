@@ -9,7 +9,7 @@ use futures::executor::block_on;
 use futures::future::join_all;
 
 use super::super::exchange::GRACE;
-use super::super::frame;
+use super::super::{Remote, frame};
 use super::*;
 
 /// The other end, played by hand.
@@ -39,13 +39,14 @@ impl FakeBroker {
 fn pair_with(
     timeout: Duration,
     on_flush: impl FnMut(Duration) -> u64 + Send + 'static,
-) -> (Arc<StoreClient>, FakeBroker) {
+) -> (Arc<StoreClient>, Remote<Arc<StoreClient>>, FakeBroker) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let client = StoreClient::start(ours.into(), timeout, on_flush).unwrap();
-    (client, FakeBroker(File::from(OwnedFd::from(theirs))))
+    let remote = Remote::new(Arc::clone(&client), 0);
+    (client, remote, FakeBroker(File::from(OwnedFd::from(theirs))))
 }
 
-fn pair() -> (Arc<StoreClient>, FakeBroker) {
+fn pair() -> (Arc<StoreClient>, Remote<Arc<StoreClient>>, FakeBroker) {
     pair_with(Duration::from_secs(60), |_| 0)
 }
 
@@ -63,7 +64,7 @@ impl Wake for Count {
 
 #[test]
 fn replies_find_their_requests_in_any_order() {
-    let (client, mut broker) = pair();
+    let (client, remote, mut broker) = pair();
     let server = std::thread::spawn(move || {
         let mut seen: Vec<_> = (0..50).map(|_| broker.request()).collect();
         seen.reverse();
@@ -73,7 +74,7 @@ fn replies_find_their_requests_in_any_order() {
         }
         broker
     });
-    let sizes = block_on(join_all((0..50u64).map(|n| client.stat(0, n.to_string()))));
+    let sizes = block_on(join_all((0..50u64).map(|n| remote.stat(n.to_string()))));
     for (n, meta) in sizes.into_iter().enumerate() {
         assert_eq!(meta.unwrap().size, n as u64);
     }
@@ -83,10 +84,10 @@ fn replies_find_their_requests_in_any_order() {
 
 #[test]
 fn what_a_request_keeps_outlives_its_future() {
-    let (client, mut broker) = pair();
+    let (client, remote, mut broker) = pair();
     let owner = Arc::new(());
     let dest = Slice { offset: 0, len: 1 };
-    let mut read = Box::pin(client.read(0, "a", None, 0, dest, Arc::clone(&owner)));
+    let mut read = Box::pin(remote.read("a", None, 0, dest, Arc::clone(&owner)));
     assert!(read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     let (id, _) = broker.request();
     drop(read);
@@ -94,7 +95,7 @@ fn what_a_request_keeps_outlives_its_future() {
     broker.done(id, Ok(Reply::Unit));
     block_on(async {
         // A round trip: the reader has handled the reply before this one.
-        let stat = client.stat(0, "b");
+        let stat = remote.stat("b");
         let server = std::thread::spawn(move || {
             let (id, _) = broker.request();
             broker.done(id, Ok(Reply::Meta(file(0))));
@@ -109,7 +110,7 @@ fn what_a_request_keeps_outlives_its_future() {
 
 #[test]
 fn replies_of_the_wrong_kind_or_with_foul_names_are_protocol_errors() {
-    let (client, mut broker) = pair();
+    let (_, remote, mut broker) = pair();
     let foul = ListEntry { name: "../x".into(), meta: file(1) };
     let replies = [
         Reply::Unit,
@@ -127,7 +128,7 @@ fn replies_of_the_wrong_kind_or_with_foul_names_are_protocol_errors() {
         broker
     });
     for _ in 0..count {
-        let error = block_on(client.list(0, "", 0)).unwrap_err();
+        let error = block_on(remote.list("", 0)).unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Protocol);
     }
     drop(server.join().unwrap());
@@ -135,41 +136,41 @@ fn replies_of_the_wrong_kind_or_with_foul_names_are_protocol_errors() {
 
 #[test]
 fn a_broker_that_goes_answers_everything() {
-    let (client, mut broker) = pair();
+    let (_, remote, mut broker) = pair();
     let owner = Arc::new(());
     let wakes = Arc::new(Count(AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&wakes));
     let dest = Slice { offset: 0, len: 1 };
-    let mut read = Box::pin(client.read(0, "a", None, 0, dest, Arc::clone(&owner)));
+    let mut read = Box::pin(remote.read("a", None, 0, dest, Arc::clone(&owner)));
     assert!(read.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     let _ = broker.request();
     drop(broker);
     assert_eq!(block_on(read).unwrap_err().kind, StoreErrorKind::Unavailable);
     assert_eq!(Arc::strong_count(&owner), 1);
-    assert_eq!(block_on(client.stat(0, "b")).unwrap_err().kind, StoreErrorKind::Unavailable);
+    assert_eq!(block_on(remote.stat("b")).unwrap_err().kind, StoreErrorKind::Unavailable);
 }
 
 #[test]
 fn garbage_ends_the_connection() {
-    let (client, mut broker) = pair();
+    let (_, remote, mut broker) = pair();
     let server = std::thread::spawn(move || {
         let _ = broker.request();
         broker.0.write_all(&[2, 0, 0, 0, 0xee, 0xee]).unwrap();
         broker
     });
-    assert_eq!(block_on(client.stat(0, "a")).unwrap_err().kind, StoreErrorKind::Protocol);
-    assert_eq!(block_on(client.stat(0, "b")).unwrap_err().kind, StoreErrorKind::Protocol);
+    assert_eq!(block_on(remote.stat("a")).unwrap_err().kind, StoreErrorKind::Protocol);
+    assert_eq!(block_on(remote.stat("b")).unwrap_err().kind, StoreErrorKind::Protocol);
     drop(server.join().unwrap());
 }
 
 #[test]
 fn a_silent_broker_is_given_up_but_its_slices_are_kept() {
     let grace = GRACE + Duration::from_secs(3);
-    let (client, mut broker) = pair_with(Duration::from_millis(10), |_| 0);
+    let (client, remote, mut broker) = pair_with(Duration::from_millis(10), |_| 0);
     let owner = Arc::new(());
     let start = Instant::now();
     let dest = Slice { offset: 0, len: 1 };
-    let result = block_on(client.read(0, "a", None, 0, dest, Arc::clone(&owner)));
+    let result = block_on(remote.read("a", None, 0, dest, Arc::clone(&owner)));
     assert_eq!(result.unwrap_err().kind, StoreErrorKind::Unavailable);
     assert!(start.elapsed() < grace, "{:?}", start.elapsed());
     assert_eq!((Arc::strong_count(&owner), client.in_flight()), (2, 1));
@@ -183,7 +184,7 @@ fn a_silent_broker_is_given_up_but_its_slices_are_kept() {
 
 #[test]
 fn more_than_the_bound_wait_for_room() {
-    let (client, mut broker) = pair();
+    let (_, remote, mut broker) = pair();
     let total = IN_FLIGHT_MAX + 100;
     let server = std::thread::spawn(move || {
         let first: Vec<_> = (0..IN_FLIGHT_MAX).map(|_| broker.request().0).collect();
@@ -196,14 +197,14 @@ fn more_than_the_bound_wait_for_room() {
         }
         broker
     });
-    let results = block_on(join_all((0..total).map(|n| client.stat(0, n.to_string()))));
+    let results = block_on(join_all((0..total).map(|n| remote.stat(n.to_string()))));
     assert!(results.iter().all(Result::is_ok));
     drop(server.join().unwrap());
 }
 
 #[test]
 fn a_flush_runs_and_is_reported() {
-    let (client, mut broker) = pair_with(Duration::from_secs(60), |left| left.as_millis() as u64 + 1);
+    let (client, _, mut broker) = pair_with(Duration::from_secs(60), |left| left.as_millis() as u64 + 1);
     broker.say(&ToDevice::Flush { deadline_ms: 41 });
     assert!(matches!(broker.next(), ToBroker::Flushed { bytes_lost: 42 }));
     client.disconnect();

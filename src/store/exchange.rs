@@ -54,7 +54,7 @@ struct Request {
     slot: Slot,
     /// The broker has replied, or is gone.
     replied: bool,
-    /// Only ever dropped, when the reply is there.
+    /// Only ever dropped, when the reply is there; `None` from then on.
     _keep: Option<Keep>,
 }
 
@@ -288,13 +288,13 @@ pub(super) struct Call<'a> {
 }
 
 enum Stage {
-    Queued { mount: MountId, op: Op, keep: Option<Keep> },
+    Queued { mount: MountId, op: Op, keep: Keep },
     Sent { id: u64 },
     Over,
 }
 
 impl<'a> Call<'a> {
-    pub fn new(shared: &'a Shared, mount: MountId, op: Op, keep: Option<Keep>) -> Call<'a> {
+    pub fn new(shared: &'a Shared, mount: MountId, op: Op, keep: Keep) -> Call<'a> {
         Call { shared, stage: Stage::Queued { mount, op, keep } }
     }
 
@@ -325,7 +325,7 @@ impl<'a> Call<'a> {
             deadline: self.shared.deadline(&op),
             slot: Slot::Waiting(Some(cx.waker().clone())),
             replied: false,
-            _keep: keep,
+            _keep: Some(keep),
         };
         state.requests.insert(id, request);
         drop(state);

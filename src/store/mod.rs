@@ -1,5 +1,5 @@
 //! The narrow interface between the device process (`objectfs`, `cache`) and the broker: messages, the pool they
-//! point into, and the client end. Neither end's insides are known here.
+//! point into, the client end, and [`Remote`] over it. Neither end's insides are known here.
 
 pub mod client;
 mod exchange;
@@ -7,10 +7,12 @@ pub mod frame;
 pub mod path;
 pub mod pool;
 pub mod protocol;
+mod remote;
 
 pub use client::{Keep, StoreClient};
 pub use pool::Pool;
 pub use protocol::*;
+pub use remote::Remote;
 
 /// Something that carries out store operations: the [`StoreClient`], or a double in tests.
 pub trait Store: Send + Sync + 'static {

@@ -98,16 +98,16 @@ impl Proxy {
     }
 }
 
-fn bed() -> Option<(Server, Proxy, Bed)> {
-    let server = moto()?;
+fn bed() -> (Server, Proxy, Bed) {
+    let server = moto();
     let proxy = Proxy::new(&server);
     let bed = Bed::with_timeout(&url_at(proxy.port, ""), Duration::from_secs(20));
-    Some((server, proxy, bed))
+    (server, proxy, bed)
 }
 
 #[test]
 fn a_lost_answer_to_a_conditional_write_is_no_conflict() {
-    let Some((_server, proxy, bed)) = bed() else { return };
+    let (_server, proxy, bed) = bed();
     proxy.once(&["PUT ", "/f"], Fault::LoseAnswer);
     let made = bed.put_when("f", b"mine", Condition::IfAbsent).unwrap();
     assert_eq!(proxy.count("PUT /bucket/f"), 2, "it was repeated");
@@ -124,23 +124,23 @@ fn a_lost_answer_to_a_conditional_write_is_no_conflict() {
 
 #[test]
 fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
-    let Some((_server, proxy, bed)) = bed() else { return };
+    let (_server, proxy, bed) = bed();
     let bytes = noise(20 << 20, 3);
     let segments = bytes.chunks(1 << 20).map(|part| bed.data(part)).collect();
     proxy.once(&["POST ", "uploadId="], Fault::LoseAnswer);
-    let made = block_on(bed.client.compose(0, "big", None, Condition::IfAbsent, segments, ())).unwrap();
+    let made = block_on(bed.remote.compose("big", None, Condition::IfAbsent, segments, ())).unwrap();
     assert_eq!(made.size, bytes.len() as u64);
     assert!(bed.get("big") == bytes);
 }
 
 #[test]
 fn a_failed_upload_leaves_the_old_object_and_no_parts() {
-    let Some((_server, proxy, bed)) = bed() else { return };
+    let (_server, proxy, bed) = bed();
     let old = bed.put("big", b"old content");
     let segments: Vec<_> = noise(40 << 20, 4).chunks(1 << 20).map(|part| bed.data(part)).collect();
     proxy.rule(|line| (line.starts_with("PUT ") && line.contains("partNumber=2")).then_some(Fault::Refuse));
     let version = Condition::IfVersion(old.version());
-    let failed = block_on(bed.client.compose(0, "big", None, version, segments, ())).unwrap_err();
+    let failed = block_on(bed.remote.compose("big", None, version, segments, ())).unwrap_err();
     assert_eq!(failed.kind, StoreErrorKind::Unavailable, "{failed}");
     assert_eq!(bed.get("big"), b"old content");
     assert_eq!(proxy.count("POST /bucket/big?uploadId="), 0, "a failed upload must never be completed");
@@ -149,7 +149,7 @@ fn a_failed_upload_leaves_the_old_object_and_no_parts() {
 
 #[test]
 fn a_failed_copy_takes_a_directory_rename_back() {
-    let Some((_server, proxy, bed)) = bed() else { return };
+    let (_server, proxy, bed) = bed();
     bed.mkdir("d").unwrap();
     for n in 0..60 {
         bed.put(&format!("d/{n:02}"), n.to_string().as_bytes());
@@ -166,7 +166,7 @@ fn a_failed_copy_takes_a_directory_rename_back() {
 
 #[test]
 fn a_deletion_whose_answer_was_lost_is_done() {
-    let Some((_server, proxy, bed)) = bed() else { return };
+    let (_server, proxy, bed) = bed();
     bed.put("a", b"text");
     proxy.once(&["DELETE ", "/a"], Fault::LoseAnswer);
     bed.rename("a", "b", Condition::IfAbsent).unwrap();

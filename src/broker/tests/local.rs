@@ -12,7 +12,7 @@ fn url(dir: &Path) -> String {
 fn a_directory_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let bed = Bed::new(&url(dir.path()));
-    let can = block_on(bed.client.probe(0)).unwrap();
+    let can = block_on(bed.remote.probe()).unwrap();
     assert_eq!((can.scheme.as_str(), can.write, can.rename, can.real_dirs), ("fs", true, true, true));
     contract(&bed, Corners { real_dirs: true, parents_needed: true, ..Corners::default() });
     many(&bed, 5000);
@@ -80,7 +80,7 @@ fn a_link_swapped_under_way_never_shows_the_outside() {
     let dest = bed.room(6);
     let mut seen = 0;
     for _ in 0..3000 {
-        if block_on(bed.client.read(0, "d/f", None, 0, dest, ())).is_ok() {
+        if block_on(bed.remote.read("d/f", None, 0, dest, ())).is_ok() {
             let mut bytes = [0; 6];
             bed.pool.read(dest.offset, &mut bytes);
             assert_eq!(&bytes, b"inside");

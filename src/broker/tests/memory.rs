@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn memory_keeps_the_contract() {
     let bed = Bed::new("memory://");
-    let can = block_on(bed.client.probe(0)).unwrap();
+    let can = block_on(bed.remote.probe()).unwrap();
     assert_eq!((can.scheme.as_str(), can.write, can.etag, can.real_dirs), ("memory", true, true, false));
     contract(&bed, Corners::default());
     many(&bed, 5000);

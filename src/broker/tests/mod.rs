@@ -23,6 +23,7 @@ const POOL: usize = 192 << 20;
 /// A broker on a thread, and the client that talks to it.
 struct Bed {
     client: Arc<StoreClient>,
+    remote: Remote<Arc<StoreClient>>,
     pool: Arc<Pool>,
     next: AtomicU64,
     end: Option<(mpsc::Sender<i32>, JoinHandle<i32>)>,
@@ -54,7 +55,8 @@ impl Bed {
             run_until(&backend, &broker_pool, theirs.into(), &options, device_process, None::<(_, fn())>, stopped)
         });
         let client = StoreClient::start(ours.into(), request_timeout, on_flush).unwrap();
-        Bed { client, pool, next: AtomicU64::new(0), end: Some((exit, broker)), stop, coarse: false }
+        let remote = Remote::new(Arc::clone(&client), 0);
+        Bed { client, remote, pool, next: AtomicU64::new(0), end: Some((exit, broker)), stop, coarse: false }
     }
 
     /// Room in the pool, never given twice.
@@ -73,7 +75,7 @@ impl Bed {
 
     fn put_when(&self, path: &str, bytes: &[u8], when: Condition) -> Result<Meta, StoreError> {
         let segments = if bytes.is_empty() { vec![] } else { vec![self.data(bytes)] };
-        block_on(self.client.compose(0, path, None, when, segments, ()))
+        block_on(self.remote.compose(path, None, when, segments, ()))
     }
 
     fn put(&self, path: &str, bytes: &[u8]) -> Meta {
@@ -91,12 +93,12 @@ impl Bed {
         self.tick();
         let version = old.version();
         let base = Base { path: path.into(), version: version.clone() };
-        block_on(self.client.compose(0, path, Some(base), Condition::IfVersion(version), segments, ()))
+        block_on(self.remote.compose(path, Some(base), Condition::IfVersion(version), segments, ()))
     }
 
     fn read(&self, path: &str, version: Option<Version>, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
         let dest = self.room(len);
-        block_on(self.client.read(0, path, version, offset, dest, ()))?;
+        block_on(self.remote.read(path, version, offset, dest, ()))?;
         let mut out = vec![0; len];
         assert!(self.pool.read(dest.offset, &mut out));
         Ok(out)
@@ -108,7 +110,7 @@ impl Bed {
     }
 
     fn stat(&self, path: &str) -> Result<Meta, StoreError> {
-        block_on(self.client.stat(0, path))
+        block_on(self.remote.stat(path))
     }
 
     fn kind(&self, path: &str) -> Result<Kind, StoreErrorKind> {
@@ -119,7 +121,7 @@ impl Bed {
         let mut all = Vec::new();
         let mut cursor = 0;
         loop {
-            let (entries, next) = block_on(self.client.list(0, path, cursor))?;
+            let (entries, next) = block_on(self.remote.list(path, cursor))?;
             all.extend(entries.into_iter().map(|e| (e.name, e.meta.kind)));
             match next {
                 Some(next) => cursor = next,
@@ -135,23 +137,23 @@ impl Bed {
     }
 
     fn mkdir(&self, path: &str) -> Result<(), StoreErrorKind> {
-        block_on(self.client.create_dir(0, path)).map_err(|e| e.kind)
+        block_on(self.remote.create_dir(path)).map_err(|e| e.kind)
     }
 
     fn rmdir(&self, path: &str) -> Result<(), StoreErrorKind> {
-        block_on(self.client.remove_dir(0, path)).map_err(|e| e.kind)
+        block_on(self.remote.remove_dir(path)).map_err(|e| e.kind)
     }
 
     fn delete(&self, path: &str) -> Result<(), StoreErrorKind> {
-        block_on(self.client.delete(0, path)).map_err(|e| e.kind)
+        block_on(self.remote.delete(path)).map_err(|e| e.kind)
     }
 
     fn rename(&self, from: &str, to: &str, when: Condition) -> Result<Meta, StoreErrorKind> {
-        block_on(self.client.rename_file(0, from, to, when)).map_err(|e| e.kind)
+        block_on(self.remote.rename_file(from, to, when)).map_err(|e| e.kind)
     }
 
     fn rename_dir(&self, from: &str, to: &str) -> Result<(), StoreErrorKind> {
-        block_on(self.client.rename_dir(0, from, to)).map_err(|e| e.kind)
+        block_on(self.remote.rename_dir(from, to)).map_err(|e| e.kind)
     }
 
     /// Asks the broker to end, and gives its exit code.
@@ -228,7 +230,7 @@ fn files(bed: &Bed) {
     let slice = bed.room(3);
     bed.pool.write(slice.offset, b"abc");
     let segments = vec![Segment::Data(slice)];
-    block_on(bed.client.compose(0, "own copy", None, Condition::Any, segments, ())).unwrap();
+    block_on(bed.remote.compose("own copy", None, Condition::Any, segments, ())).unwrap();
     bed.pool.write(slice.offset, b"xyz");
     assert_eq!(bed.get("own copy"), b"abc");
     bed.delete("own copy").unwrap();
@@ -268,11 +270,10 @@ fn files(bed: &Bed) {
     // From another object.
     let source = bed.put("source", &text);
     let base = Base { path: "source".into(), version: source.version() };
-    let made =
-        block_on(bed.client.compose(0, "made", Some(base), Condition::IfAbsent, vec![copy(10, 20)], ())).unwrap();
+    let made = block_on(bed.remote.compose("made", Some(base), Condition::IfAbsent, vec![copy(10, 20)], ())).unwrap();
     assert_eq!((made.size, bed.get("made")), (20, text[10..30].to_vec()));
 
-    let copied = block_on(bed.client.copy(0, "source", "copied")).unwrap();
+    let copied = block_on(bed.remote.copy("source", "copied")).unwrap();
     assert_eq!((copied.size, bed.get("copied")), (100_000, text));
     for name in ["source", "made", "copied", "file", "empty"] {
         bed.delete(name).unwrap();
@@ -338,7 +339,7 @@ fn directories(bed: &Bed, corners: Corners) {
     assert_eq!(bed.rmdir("dx"), Err(StoreErrorKind::NotDir));
     assert_eq!(bed.mkdir("dx"), Err(StoreErrorKind::Exists));
     // The page carries what stat says.
-    let (entries, _) = block_on(bed.client.list(0, "d", 0)).unwrap();
+    let (entries, _) = block_on(bed.remote.list("d", 0)).unwrap();
     let g = entries.iter().find(|e| e.name == "g").unwrap();
     let stat = bed.stat("d/g").unwrap();
     assert_eq!(g.meta.size, 2);
@@ -427,7 +428,7 @@ fn renames(bed: &Bed, corners: Corners) {
 
 fn refusals(bed: &Bed) {
     let outside = Slice { offset: POOL as u64 - 1, len: 2 };
-    let op = |op| block_on(bed.client.call(0, op)).unwrap_err().kind;
+    let op = |op| block_on(bed.client.call_keeping(0, op, Box::new(()))).unwrap_err().kind;
     let base = Base { path: "b".into(), version: Version { size: 10, ..Version::default() } };
     let compose = |base: Option<&Base>, segments| Op::Compose {
         path: "a".into(),
@@ -459,8 +460,9 @@ fn refusals(bed: &Bed) {
     assert_eq!(op(Op::Stat { path: "a ".into() }), StoreErrorKind::InvalidName);
     assert_eq!(op(Op::Stat { path: "x".repeat(2000) }), StoreErrorKind::InvalidName);
     assert_eq!(op(Op::List { path: String::new(), cursor: 77 }), StoreErrorKind::Stale);
-    assert_eq!(block_on(bed.client.call(3, Op::Probe)).unwrap_err().kind, StoreErrorKind::Protocol);
-    block_on(bed.client.list_end(0, 77)).unwrap();
+    let elsewhere = Remote::new(Arc::clone(&bed.client), 3);
+    assert_eq!(block_on(elsewhere.probe()).unwrap_err().kind, StoreErrorKind::Protocol);
+    block_on(bed.remote.list_end(77)).unwrap();
 }
 
 /// Any store that somebody has at hand: `OVFS_TEST_BACKEND=URL`, with nothing at its root.
@@ -469,7 +471,7 @@ fn a_store_at_hand_keeps_the_contract() {
     let Ok(url) = std::env::var("OVFS_TEST_BACKEND") else { return };
     let mut bed = Bed::new(&url);
     bed.coarse = true;
-    let can = block_on(bed.client.probe(0)).unwrap();
+    let can = block_on(bed.remote.probe()).unwrap();
     contract(&bed, Corners { real_dirs: can.real_dirs, ..Corners::default() });
     many(&bed, 1500);
     bed.rename_dir("many", "moved").unwrap();
@@ -508,17 +510,17 @@ fn many(bed: &Bed, count: usize) {
     bed.mkdir("many").unwrap();
     let puts = (0..count).map(|n| {
         let segments = vec![bed.data(b"x")];
-        bed.client.compose(0, format!("many/{n:05}"), None, Condition::Any, segments, ())
+        bed.remote.compose(format!("many/{n:05}"), None, Condition::Any, segments, ())
     });
     for done in block_on(futures::future::join_all(puts)) {
         done.unwrap();
     }
     let names = bed.names("many");
     assert_eq!(names, (0..count).map(|n| format!("{n:05}")).collect::<Vec<_>>());
-    let (entries, cursor) = block_on(bed.client.list(0, "many", 0)).unwrap();
+    let (entries, cursor) = block_on(bed.remote.list("many", 0)).unwrap();
     assert_eq!(entries.len(), LIST_PAGE_MAX);
     let cursor = cursor.unwrap();
-    block_on(bed.client.list_end(0, cursor)).unwrap();
-    let stale = block_on(bed.client.list(0, "many", cursor)).unwrap_err();
+    block_on(bed.remote.list_end(cursor)).unwrap();
+    let stale = block_on(bed.remote.list("many", cursor)).unwrap_err();
     assert_eq!(stale.kind, StoreErrorKind::Stale);
 }

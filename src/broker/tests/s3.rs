@@ -1,8 +1,9 @@
-//! Real S3 servers, if they are installed: moto (faithful, checks no signatures) and s3s-fs (checks signatures, differs in
-//! every corner). With OVFS_TEST_S3=require a missing one is a failure.
+//! Real S3 servers: moto (faithful, checks no signatures) and s3s-fs (checks signatures, differs in every corner). A
+//! missing one is a failure that tells how to install it.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -26,45 +27,61 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn start(command: &mut Command, port: u16) -> Option<Server> {
+/// The program `name`: from PATH, from where cargo installs, or from where `scripts/test` does. `install` is the command
+/// that gets it.
+fn program(name: &str, install: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let cargo_home = cargo_home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    std::env::split_paths(&path)
+        .chain(cargo_home.map(|home| home.join("bin")))
+        .chain(["tools/bin", "venv/bin"].map(|dir| target.join(dir)))
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed: {install}"))
+}
+
+fn start(command: &mut Command, port: u16) -> Server {
     let name = command.get_program().to_string_lossy().into_owned();
-    let child = match command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
-        Ok(child) => child,
-        Err(e) if std::env::var_os("OVFS_TEST_S3").is_some_and(|v| v == "require") => panic!("{name}: {e}"),
-        Err(e) => {
-            eprintln!("skipped: {name}: {e}");
-            return None;
-        }
-    };
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
     let server = Server { child, port, _dir: None };
     let start = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(start.elapsed() < Duration::from_secs(60), "{name} does not start");
         std::thread::sleep(Duration::from_millis(50));
     }
-    Some(server)
+    server
 }
 
-fn moto_on(port: u16) -> Option<Server> {
-    let server = start(Command::new("moto_server").args(["-H", "127.0.0.1", "-p", &port.to_string()]), port)?;
+fn moto_on(port: u16) -> Server {
+    let mut command = Command::new(program("moto_server", "pip install 'moto[server]'"));
+    command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+    let server = start(&mut command, port);
     put_raw(&server, "", b"");
-    Some(server)
+    server
 }
 
-pub(super) fn moto() -> Option<Server> {
+pub(super) fn moto() -> Server {
     moto_on(free_port())
 }
 
-fn s3s() -> Option<Server> {
+fn s3s() -> Server {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("bucket")).unwrap();
     let port = free_port();
-    let mut command = Command::new("s3s-fs");
+    let install = "cargo install s3s-fs --version 0.14.1 --features binary --locked";
+    let mut command = Command::new(program("s3s-fs", install));
     command.args(["--access-key", "KEY", "--secret-key", "SECRET", "--host", "127.0.0.1", "--port", &port.to_string()]);
     command.arg(dir.path());
-    let mut server = start(&mut command, port)?;
+    let mut server = start(&mut command, port);
     server._dir = Some(dir);
-    Some(server)
+    server
 }
 
 /// Enough of a signature for moto.
@@ -96,24 +113,24 @@ pub(super) fn url_at(port: u16, root: &str) -> String {
 
 #[test]
 fn moto_keeps_the_contract() {
-    let Some(server) = moto() else { return };
+    let server = moto();
     let bed = Bed::new(&url(&server, "/some/root"));
-    let can = block_on(bed.client.probe(0)).unwrap();
+    let can = block_on(bed.remote.probe()).unwrap();
     assert!(can.copy_ranges && can.etag && can.write_if_match && can.write_if_absent && !can.rename);
     contract(&bed, Corners::default());
 }
 
 #[test]
 fn s3s_keeps_the_contract() {
-    let Some(server) = s3s() else { return };
+    let server = s3s();
     let bed = Bed::new(&url(&server, ""));
-    block_on(bed.client.probe(0)).unwrap();
+    block_on(bed.remote.probe()).unwrap();
     contract(&bed, Corners { no_markers: true, real_dirs: true, ..Corners::default() });
 }
 
 #[test]
 fn five_thousand_entries_and_a_rename_of_them_all() {
-    let Some(server) = moto() else { return };
+    let server = moto();
     let bed = Bed::with_timeout(&url(&server, ""), Duration::from_secs(300));
     many(&bed, 2500);
     bed.rename_dir("many", "moved").unwrap();
@@ -126,7 +143,7 @@ fn large_objects(bed: &Bed) {
     let copy = |offset: usize, len: usize| Segment::Copy { offset: offset as u64, len: len as u64 };
     let mut want = noise(40 * mib, 9);
     let slices: Vec<_> = want.chunks(mib).map(|part| bed.data(part)).collect();
-    let mut meta = block_on(bed.client.compose(0, "big", None, Condition::IfAbsent, slices, ())).unwrap();
+    let mut meta = block_on(bed.remote.compose("big", None, Condition::IfAbsent, slices, ())).unwrap();
     assert_eq!(meta.size, want.len() as u64);
     assert_eq!(bed.get("big"), want);
     // A change in the middle: the store copies the rest.
@@ -154,19 +171,19 @@ fn large_objects(bed: &Bed) {
 
 #[test]
 fn large_objects_on_moto() {
-    let Some(server) = moto() else { return };
+    let server = moto();
     large_objects(&Bed::with_timeout(&url(&server, ""), Duration::from_secs(60)));
 }
 
 #[test]
 fn large_objects_on_s3s() {
-    let Some(server) = s3s() else { return };
+    let server = s3s();
     large_objects(&Bed::with_timeout(&url(&server, ""), Duration::from_secs(60)));
 }
 
 #[test]
 fn hostile_keys_are_hidden_and_touched_by_nothing() {
-    let Some(server) = moto() else { return };
+    let server = moto();
     for key in ["/root/fine", "/root/d/f", "/root/a%2F%2Fb", "/root/x/%2E%2E/y", "/root/sp%20", "/rootless"] {
         put_raw(&server, key, b"1");
     }
@@ -189,7 +206,7 @@ fn hostile_keys_are_hidden_and_touched_by_nothing() {
 
 #[test]
 fn headers_of_others_survive_a_rewrite() {
-    let Some(server) = moto() else { return };
+    let server = moto();
     let bed = Bed::new(&url(&server, ""));
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     stream
@@ -219,7 +236,7 @@ fn headers_of_others_survive_a_rewrite() {
 #[test]
 fn a_server_that_goes_is_unavailable_and_one_that_comes_back_is_used_again() {
     let port = free_port();
-    let Some(server) = moto_on(port) else { return };
+    let server = moto_on(port);
     let bed = Bed::with_timeout(&url(&server, ""), Duration::from_secs(6));
     bed.put("f", b"x");
     drop(server);
@@ -234,16 +251,16 @@ fn a_server_that_goes_is_unavailable_and_one_that_comes_back_is_used_again() {
         assert!(!e.text.contains("SECRET"), "{e}");
     }
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    let Some(_server) = moto_on(port) else { return };
+    let _server = moto_on(port);
     bed.put("f", b"back");
     assert_eq!(bed.get("f"), b"back");
 }
 
 #[test]
 fn a_wrong_secret_is_a_refusal() {
-    let Some(server) = s3s() else { return };
+    let server = s3s();
     let bed = Bed::new(&url(&server, "").replace("=SECRET", "=WRONGCANARY"));
-    let e = block_on(bed.client.probe(0)).unwrap_err();
+    let e = block_on(bed.remote.probe()).unwrap_err();
     assert_eq!(e.kind, StoreErrorKind::PermissionDenied, "{e}");
     assert!(!e.text.contains("CANARY"), "{e}");
 }

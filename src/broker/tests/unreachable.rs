@@ -19,7 +19,7 @@ fn a_silent_server_is_unavailable_in_time() {
     let bed = bed(listener.local_addr().unwrap().port(), Duration::from_secs(2));
     let start = Instant::now();
     let errors = [
-        block_on(bed.client.probe(0)).unwrap_err(),
+        block_on(bed.remote.probe()).unwrap_err(),
         bed.stat("a").unwrap_err(),
         bed.read("a", None, 0, 10).unwrap_err(),
         bed.list("").unwrap_err(),
@@ -77,14 +77,14 @@ fn a_server_that_refuses_is_told_apart_from_one_that_fails() {
         format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
     };
     let (port, _) = serve(answer("403 Forbidden", body));
-    let e = block_on(bed(port, Duration::from_secs(5)).client.probe(0)).unwrap_err();
+    let e = block_on(bed(port, Duration::from_secs(5)).remote.probe()).unwrap_err();
     assert_eq!(e.kind, StoreErrorKind::PermissionDenied, "{e}");
     let body = "<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>";
     let (port, _) = serve(answer("404 Not Found", body));
-    let e = block_on(bed(port, Duration::from_secs(5)).client.probe(0)).unwrap_err();
+    let e = block_on(bed(port, Duration::from_secs(5)).remote.probe()).unwrap_err();
     assert_eq!(e.kind, StoreErrorKind::Io, "{e}");
     assert!(e.text.contains("NoSuchBucket"), "{e}");
     let (port, _) = serve(answer("503 Slow Down", ""));
-    let e = block_on(bed(port, Duration::from_secs(5)).client.probe(0)).unwrap_err();
+    let e = block_on(bed(port, Duration::from_secs(5)).remote.probe()).unwrap_err();
     assert_eq!(e.kind, StoreErrorKind::Unavailable, "{e}");
 }

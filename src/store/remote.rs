@@ -1,0 +1,177 @@
+//! The store protocol with typed answers, for whatever carries it out.
+//!
+//! Every operation ends in what its [`Op`] calls for or in an error. The errors are those of [`Store::perform`], and
+//! Protocol for a reply of the wrong kind: that is the store's fault, never the caller's.
+
+use std::any::Any;
+
+use super::exchange::error;
+use super::{
+    Base, Capabilities, Condition, Keep, ListEntry, Meta, MountId, Op, Reply, Segment, Slice, Store, StoreError,
+    StoreErrorKind, Version,
+};
+
+/// How much of a reply of the wrong kind an error tells, in characters.
+const REPLY_TEXT_MAX: usize = 200;
+
+/// One mount of a store.
+#[derive(Debug)]
+pub struct Remote<S> {
+    store: S,
+    mount: MountId,
+}
+
+impl<S: Store> Remote<S> {
+    /// The mount number `mount` of `store`.
+    pub fn new(store: S, mount: MountId) -> Remote<S> {
+        Remote { store, mount }
+    }
+
+    async fn perform(&self, op: Op) -> Result<Reply, StoreError> {
+        self.store.perform(self.mount, op, Box::new(())).await
+    }
+
+    async fn unit(&self, op: Op, keep: Keep) -> Result<(), StoreError> {
+        match self.store.perform(self.mount, op, keep).await? {
+            Reply::Unit => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn meta(&self, op: Op, keep: Keep) -> Result<Meta, StoreError> {
+        match self.store.perform(self.mount, op, keep).await? {
+            Reply::Meta(meta) => Ok(meta),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// [`Op::Probe`]: what the store can do.
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn probe(&self) -> Result<Capabilities, StoreError> {
+        match self.perform(Op::Probe).await? {
+            Reply::Capabilities(capabilities) => Ok(capabilities),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// [`Op::Stat`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn stat(&self, path: impl Into<String>) -> Result<Meta, StoreError> {
+        self.meta(Op::Stat { path: path.into() }, Box::new(())).await
+    }
+
+    /// [`Op::List`]: a page, and the cursor of the next one.
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn list(
+        &self,
+        path: impl Into<String>,
+        cursor: u64,
+    ) -> Result<(Vec<ListEntry>, Option<u64>), StoreError> {
+        match self.perform(Op::List { path: path.into(), cursor }).await? {
+            Reply::Entries { entries, cursor } => Ok((entries, cursor)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// [`Op::ListEnd`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn list_end(&self, cursor: u64) -> Result<(), StoreError> {
+        self.unit(Op::ListEnd { cursor }, Box::new(())).await
+    }
+
+    /// [`Op::Read`]; `keep` owns `dest`.
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn read(
+        &self,
+        path: impl Into<String>,
+        version: Option<Version>,
+        offset: u64,
+        dest: Slice,
+        keep: impl Any + Send,
+    ) -> Result<(), StoreError> {
+        self.unit(Op::Read { path: path.into(), version, offset, dest }, Box::new(keep)).await
+    }
+
+    /// [`Op::Compose`]; `keep` owns the slices of [`Segment::Data`].
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn compose(
+        &self,
+        path: impl Into<String>,
+        base: Option<Base>,
+        when: Condition,
+        segments: Vec<Segment>,
+        keep: impl Any + Send,
+    ) -> Result<Meta, StoreError> {
+        self.meta(Op::Compose { path: path.into(), base, when, segments }, Box::new(keep)).await
+    }
+
+    /// [`Op::Delete`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn delete(&self, path: impl Into<String>) -> Result<(), StoreError> {
+        self.unit(Op::Delete { path: path.into() }, Box::new(())).await
+    }
+
+    /// [`Op::CreateDir`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn create_dir(&self, path: impl Into<String>) -> Result<(), StoreError> {
+        self.unit(Op::CreateDir { path: path.into() }, Box::new(())).await
+    }
+
+    /// [`Op::RemoveDir`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn remove_dir(&self, path: impl Into<String>) -> Result<(), StoreError> {
+        self.unit(Op::RemoveDir { path: path.into() }, Box::new(())).await
+    }
+
+    /// [`Op::Copy`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn copy(&self, from: impl Into<String>, to: impl Into<String>) -> Result<Meta, StoreError> {
+        self.meta(Op::Copy { from: from.into(), to: to.into() }, Box::new(())).await
+    }
+
+    /// [`Op::RenameFile`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn rename_file(
+        &self,
+        from: impl Into<String>,
+        to: impl Into<String>,
+        when: Condition,
+    ) -> Result<Meta, StoreError> {
+        self.meta(Op::RenameFile { from: from.into(), to: to.into(), when }, Box::new(())).await
+    }
+
+    /// [`Op::RenameDir`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn rename_dir(&self, from: impl Into<String>, to: impl Into<String>) -> Result<(), StoreError> {
+        self.unit(Op::RenameDir { from: from.into(), to: to.into() }, Box::new(())).await
+    }
+}
+
+fn unexpected(reply: &Reply) -> StoreError {
+    let text = format!("a reply of another kind: {reply:?}").chars().take(REPLY_TEXT_MAX).collect::<String>();
+    error(StoreErrorKind::Protocol, text)
+}
