@@ -211,13 +211,14 @@ impl Extents {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::cache::Blocks;
     use crate::store::Pool;
     use proptest::prelude::*;
 
-    struct Bytes<'a>(&'a [u8]);
+    /// A request's data.
+    pub(crate) struct Bytes<'a>(pub &'a [u8]);
 
     impl Source for Bytes<'_> {
         fn remaining(&self) -> usize {

@@ -12,6 +12,7 @@
 //! whatever happens to its names.
 
 pub mod errno;
+pub mod flags;
 pub mod io;
 pub mod types;
 
@@ -28,7 +29,7 @@ pub use types::*;
 /// kernel remembers for the life of the mount.
 #[allow(unused_variables, reason = "defaults name their parameters for the reader")]
 pub trait FileSystem: Send + Sync + 'static {
-    /// Chooses among the FUSE_INIT flags (`fuse_init_in.flags` | `flags2` << 32) that the guest offers. A second call starts
+    /// Chooses among the optional FUSE_INIT flags ([`flags::init`]) that the guest offers; the others are the server's. A second call starts
     /// afresh: all handles and inodes of the session before are gone, dirty data excepted, which is flushed.
     ///
     /// # Errors

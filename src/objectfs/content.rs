@@ -290,26 +290,10 @@ impl Content {
 mod tests {
     use super::*;
     use crate::cache::Blocks;
+    use crate::cache::extents::tests::Bytes;
     use crate::store::Pool;
     use proptest::prelude::*;
     use std::sync::Arc;
-
-    struct Bytes<'a>(&'a [u8]);
-
-    impl Source for Bytes<'_> {
-        fn remaining(&self) -> usize {
-            self.0.len()
-        }
-        fn take(&mut self, buf: &mut [u8]) -> std::io::Result<()> {
-            let (head, tail) = self.0.split_at_checked(buf.len()).ok_or(std::io::ErrorKind::UnexpectedEof)?;
-            buf.copy_from_slice(head);
-            self.0 = tail;
-            Ok(())
-        }
-        fn take_to_file(&mut self, _: &std::fs::File, _: usize, _: u64, _: i32) -> std::io::Result<usize> {
-            Err(std::io::ErrorKind::Unsupported.into())
-        }
-    }
 
     /// A content with the object that the store would hold.
     struct Model {

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use self::core::Core;
 pub use self::core::{CachePolicy, Config};
+use crate::fs::flags::init;
 use crate::fs::{
     Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read, Result,
     SetAttr, Sink, Source, StatFs, Write,
@@ -77,59 +78,18 @@ impl<S: Store> ObjectFs<S> {
     }
 }
 
-/// FUSE_INIT flags that this file system takes.
-mod init_flags {
-    const ASYNC_READ: u64 = 1 << 0;
-    const ATOMIC_O_TRUNC: u64 = 1 << 3;
-    const BIG_WRITES: u64 = 1 << 5;
-    const HAS_IOCTL_DIR: u64 = 1 << 11;
-    const AUTO_INVAL_DATA: u64 = 1 << 12;
-    const ASYNC_DIO: u64 = 1 << 15;
-    const PARALLEL_DIROPS: u64 = 1 << 18;
-    const MAX_PAGES: u64 = 1 << 22;
-    const SUBMOUNTS: u64 = 1 << 27;
-    const INIT_EXT: u64 = 1 << 30;
-    const ALLOW_IDMAP: u64 = 1 << 40;
-    /// DO_READDIRPLUS and READDIRPLUS_AUTO.
-    pub const READDIRPLUS: u64 = 1 << 13 | 1 << 14;
-    /// WRITEBACK_CACHE.
-    pub const WRITEBACK: u64 = 1 << 16;
-    /// HANDLE_KILLPRIV_V2.
-    pub const KILLPRIV_V2: u64 = 1 << 28;
-    /// DIRECT_IO_ALLOW_MMAP.
-    pub const ALLOW_MMAP: u64 = 1 << 36;
-    /// Always.
-    pub const ALWAYS: u64 = ASYNC_READ
-        | ATOMIC_O_TRUNC
-        | BIG_WRITES
-        | HAS_IOCTL_DIR
-        | AUTO_INVAL_DATA
-        | ASYNC_DIO
-        | PARALLEL_DIROPS
-        | MAX_PAGES
-        | SUBMOUNTS
-        | INIT_EXT
-        | ALLOW_IDMAP;
-}
-
 impl<S: Store> FileSystem for ObjectFs<S> {
     async fn init(&self, offered: u64) -> Result<u64> {
         self.end_session().await;
         let config = &self.core.config;
-        let mut flags = init_flags::ALWAYS;
-        if config.readdirplus && config.cache != CachePolicy::Never {
-            flags |= init_flags::READDIRPLUS;
-        }
-        for (on, flag) in [
-            (config.writeback, init_flags::WRITEBACK),
-            (config.killpriv_v2, init_flags::KILLPRIV_V2),
-            (config.allow_mmap, init_flags::ALLOW_MMAP),
-        ] {
-            if on {
-                flags |= flag;
-            }
-        }
-        Ok(flags & offered)
+        let readdirplus = config.readdirplus && config.cache != CachePolicy::Never;
+        let wanted = [
+            (readdirplus, init::DO_READDIRPLUS | init::READDIRPLUS_AUTO),
+            (config.writeback, init::WRITEBACK_CACHE),
+            (config.killpriv_v2, init::HANDLE_KILLPRIV_V2),
+            (config.allow_mmap, init::DIRECT_IO_ALLOW_MMAP),
+        ];
+        Ok(wanted.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag) & offered)
     }
 
     async fn destroy(&self) {

@@ -6,11 +6,9 @@ use std::sync::atomic::AtomicU64;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenFile;
 use super::inode::Inode;
+use crate::fs::flags::fopen;
 use crate::fs::{Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::{Kind, Store};
-
-const FOPEN_DIRECT_IO: u32 = 1;
-const FOPEN_KEEP_CACHE: u32 = 2;
 
 /// open(2)'s access mode: may it read, may it write.
 fn access(flags: u32) -> (bool, bool) {
@@ -59,9 +57,9 @@ impl<S: Store> Core<S> {
         state.open += 1;
         state.writers += u32::from(writable);
         let flags = match self.config.cache {
-            CachePolicy::Never | CachePolicy::Metadata => FOPEN_DIRECT_IO,
-            CachePolicy::Always => FOPEN_KEEP_CACHE,
-            CachePolicy::Auto => u32::from(unchanged) * FOPEN_KEEP_CACHE,
+            CachePolicy::Never | CachePolicy::Metadata => fopen::DIRECT_IO,
+            CachePolicy::Always => fopen::KEEP_CACHE,
+            CachePolicy::Auto => u32::from(unchanged) * fopen::KEEP_CACHE,
         };
         Ok(Opened { handle: Some(handle), flags })
     }

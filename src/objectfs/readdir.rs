@@ -9,12 +9,10 @@ use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
 use super::lookup::dirent_type;
 use super::tree::HIDDEN_PREFIX;
+use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::path::check_name;
 use crate::store::{Kind, Meta, Store};
-
-const FOPEN_KEEP_CACHE: u32 = 2;
-const FOPEN_CACHE_DIR: u32 = 8;
 
 /// `.` and `..` come before the names.
 const DOTS: u64 = 2;
@@ -48,7 +46,7 @@ impl<S: Store> Core<S> {
         let handle = self.handles.open_dir(OpenDir { inode, listing: async_lock::Mutex::default() })?;
         let flags = match self.config.cache {
             CachePolicy::Never | CachePolicy::Auto => 0,
-            CachePolicy::Metadata | CachePolicy::Always => FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE,
+            CachePolicy::Metadata | CachePolicy::Always => fopen::CACHE_DIR | fopen::KEEP_CACHE,
         };
         Ok(Opened { handle: Some(handle), flags })
     }
