@@ -3,8 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use ovfs_compat_tests::daemon::patience;
 use ovfs_compat_tests::error::Fault;
-use ovfs_compat_tests::fuse::{ROOT, op};
+use ovfs_compat_tests::frontend::Config;
+use ovfs_compat_tests::fuse::{InitRequest, ROOT, op};
 use ovfs_compat_tests::gate::Gate;
 use ovfs_compat_tests::guest::{Call, Guest, SetAttr};
 use ovfs_compat_tests::launch::{Daemon, Exit, Launch, Scratch, Which, binary};
@@ -28,7 +30,10 @@ fn mount_through(store: TestStore, port: u16, args: &[&str]) -> Mount {
     }
     let mut daemon = launch.start();
     daemon.wait_ready();
-    let guest = Guest::mount(&socket);
+    // A write that finds no memory waits for a whole upload, and the servers of these tests are slow.
+    let config = Config { timeout: patience() * 4, ..Config::default() };
+    let mut guest = Guest::connect(&socket, &config).expect("the device starts");
+    guest.init(&InitRequest::default()).expect("INIT succeeds");
     Mount { guest, daemon, store, _scratch: scratch }
 }
 

@@ -109,6 +109,16 @@ fn an_empty_store_has_no_file() {
 }
 
 #[test]
+fn a_thread_pool_is_accepted_and_not_made() {
+    let threads = |args: &[&str]| {
+        let stage = stage();
+        let daemon = stage.ready(with_backend(&stage, "memory://", args));
+        fs::read_dir(format!("/proc/{}/task", daemon.worker())).expect("list threads").count()
+    };
+    assert_eq!(threads(&["--thread-pool-size", "16"]), threads(&[]));
+}
+
+#[test]
 fn seccomp_none_is_honoured() {
     let stage = stage();
     let daemon = stage.ready(with_backend(&stage, "memory://", &["--seccomp", "none"]));

@@ -132,7 +132,9 @@ fn serve_objectfs(parts: DeviceParts<'_>) -> Result<(), StartError> {
     // Nobody else sets it.
     let _ = slot.set(Arc::clone(&fs));
     let server = Arc::new(Server::new(Arc::clone(&fs), ServerOptions { readonly: share.readonly }));
-    device::serve(&device_config(device), server, None, &listener)?;
+    // Requests that wait for the store wait without a thread; a pool would only add a hop to those that do not.
+    let device = device::Config { thread_pool_size: 0, ..device_config(device) };
+    device::serve(&device, server, None, &listener)?;
     let lost = block_on(fs.flush_all(share.flush_timeout));
     if lost > 0 {
         error!(target: TARGET, "{lost} bytes could not be stored and are lost");
