@@ -41,6 +41,8 @@ pub struct State {
     pub own_mtime: bool,
     /// The bytes, of a file.
     pub content: Content,
+    /// Lineage of the bytes when the file was last opened: what the guest's page cache may hold.
+    pub cached: Option<u64>,
     /// Open handles.
     pub open: u32,
     /// Open handles that may write.
@@ -99,6 +101,7 @@ impl Inode {
             store_mtime_ns: None,
             own_mtime: false,
             content,
+            cached: None,
             open: 0,
             writers: 0,
             hidden: None,

@@ -24,15 +24,13 @@ impl<S: Store> Core<S> {
     pub(super) async fn open(&self, nodeid: NodeId, flags: u32) -> Result<Opened> {
         let inode = self.inode(nodeid)?;
         inode.file()?;
-        let before = inode.state().content.lineage();
         let truncate = flags as i32 & libc::O_TRUNC != 0;
         match self.revalidate(&inode).await {
             // The guest opens by number: what was unlinked meanwhile is still open to those who hold it.
             Err(Errno::ENOENT) => return Err(Errno::ESTALE),
             other => other?,
         }
-        let unchanged = inode.state().content.lineage() == before;
-        let opened = self.open_inode(&inode, flags, unchanged)?;
+        let opened = self.open_inode(&inode, flags)?;
         if truncate && access(flags).1 {
             let mut state = inode.state();
             state.content.truncate(0);
@@ -41,7 +39,7 @@ impl<S: Store> Core<S> {
         Ok(opened)
     }
 
-    fn open_inode(&self, inode: &Arc<Inode>, flags: u32, unchanged: bool) -> Result<Opened> {
+    fn open_inode(&self, inode: &Arc<Inode>, flags: u32) -> Result<Opened> {
         let (readable, writable) = access(flags);
         let lineage = inode.state().content.lineage();
         let handle = self.handles.open_file(OpenFile {
@@ -56,10 +54,11 @@ impl<S: Store> Core<S> {
         let mut state = inode.state();
         state.open += 1;
         state.writers += u32::from(writable);
+        let unchanged = state.cached.replace(lineage) == Some(lineage);
         let flags = match self.config.cache {
             CachePolicy::Never | CachePolicy::Metadata => fopen::DIRECT_IO,
-            CachePolicy::Always => fopen::KEEP_CACHE,
-            CachePolicy::Auto => u32::from(unchanged) * fopen::KEEP_CACHE,
+            // The store was just asked, so even a guest that trusts everything need not keep what is out of date.
+            CachePolicy::Auto | CachePolicy::Always => u32::from(unchanged) * fopen::KEEP_CACHE,
         };
         Ok(Opened { handle: Some(handle), flags })
     }
@@ -79,7 +78,7 @@ impl<S: Store> Core<S> {
             Err(Errno::ENOENT) => self.new_file(parent, name, exclusive)?,
             Err(other) => return Err(other),
         };
-        let opened = self.open_inode(&inode, flags, true);
+        let opened = self.open_inode(&inode, flags);
         if opened.is_err() {
             self.tree().detach(inode.id);
         }

@@ -9,6 +9,7 @@ use proptest::test_runner::FileFailurePersistence;
 
 use super::testing::{Bucket, Buffer, MemStore, Names, capabilities};
 use super::*;
+use crate::fs::flags::fopen;
 use crate::store::StoreErrorKind;
 
 const CTX: Context = Context { uid: 0, gid: 0, pid: 1, unique: 1 };
@@ -21,11 +22,15 @@ struct Fs {
 
 impl Fs {
     fn with_pool(len: usize) -> Fs {
+        Fs::with(len, CachePolicy::Never)
+    }
+
+    fn with(len: usize, cache: CachePolicy) -> Fs {
         let pool = Arc::new(Pool::new(len).expect("memfd"));
         let bucket = Arc::new(Mutex::new(Bucket::default()));
         let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), 3);
         let config = Config {
-            cache: CachePolicy::Never,
+            cache,
             readdirplus: true,
             writeback: false,
             allow_mmap: false,
@@ -207,6 +212,21 @@ fn what_another_program_writes_is_seen_at_the_next_open() {
     assert_eq!(fs.read_at(held, 0, 10), Err(Errno::ESTALE), "one handle never shows two versions");
     fs.bucket().objects.remove("f");
     assert_eq!(fs.lookup("f").err(), Some(Errno::ENOENT));
+}
+
+#[test]
+fn the_guest_keeps_cached_pages_only_of_the_version_it_opened_last() {
+    let fs = Fs::with(32 << 20, CachePolicy::Auto);
+    fs.bucket().put("f", b"one");
+    let nodeid = fs.lookup("f").expect("lookup").nodeid;
+    let open = || block_on(fs.fs.open(CTX, nodeid, 0, false)).expect("open").flags & fopen::KEEP_CACHE != 0;
+    assert!(!open(), "nothing is known of what the guest has");
+    assert!(open(), "the same version again");
+    fs.bucket().put("f", b"two");
+    // The change is seen by a question for attributes first; the open after it finds nothing new.
+    block_on(fs.fs.core.revalidate(&fs.fs.core.inode(nodeid).expect("inode"))).expect("revalidate");
+    assert!(!open(), "pages of the old version go");
+    assert!(open());
 }
 
 #[test]
