@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
+use super::tree::Tree;
 use crate::fs::{Attr, Context, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
 use crate::store::{Kind, Store, StoreError, StoreErrorKind};
 
@@ -38,13 +39,16 @@ impl<S: Store> Core<S> {
                 tree.path_of(parent, name)?
             };
             let asked = Instant::now();
-            let answer = self.remote.stat(path).await;
+            let answer = self.remote.stat(path.clone()).await;
             let mut tree = self.tree();
             let known = tree.child(parent, name);
-            let raced = tree.changed_since(parent, asked);
+            if tree.path_of(parent, name)? != path {
+                // A directory above was renamed meanwhile.
+                continue;
+            }
             match answer {
                 Ok(meta) => {
-                    if raced && known.is_none() {
+                    if known.is_none() && tree.removed_since(parent, name, asked) {
                         continue;
                     }
                     return tree.adopt(parent, name, &meta, asked);
@@ -54,7 +58,7 @@ impl<S: Store> Core<S> {
                     if inode.state().is_local() {
                         return Ok(inode);
                     }
-                    if raced {
+                    if self.made_since(&tree, &inode, asked) {
                         continue;
                     }
                     tree.detach(inode.id);
@@ -82,8 +86,12 @@ impl<S: Store> Core<S> {
             tree.path(inode.id)?
         };
         let asked = Instant::now();
-        let answer = self.remote.stat(path).await;
+        let answer = self.remote.stat(path.clone()).await;
         let mut tree = self.tree();
+        if tree.path(inode.id).is_ok_and(|now| now != path) {
+            // It was renamed meanwhile, or a directory above it: by us, so it is there.
+            return Ok(());
+        }
         match answer {
             Ok(meta) if meta.kind == inode.kind => {
                 let fresh = tree.content_id();
@@ -95,11 +103,7 @@ impl<S: Store> Core<S> {
                 Err(Errno::ENOENT)
             }
             Err(error) if gone(&error) => {
-                let ours = {
-                    let state = inode.state();
-                    state.is_local() || state.committed.is_some_and(|at| at >= asked)
-                };
-                if ours || tree.changed_since(tree.parent(inode.id), asked) {
+                if inode.state().is_local() || self.made_since(&tree, inode, asked) {
                     return Ok(());
                 }
                 tree.detach(inode.id);
@@ -107,6 +111,11 @@ impl<S: Store> Core<S> {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether `inode` came to its name, or its object into the store, after the store was asked: then it could not know.
+    fn made_since(&self, tree: &Tree, inode: &Inode, asked: Instant) -> bool {
+        tree.placed_since(inode.id, asked) || inode.state().committed.is_some_and(|at| at >= asked)
     }
 
     /// FUSE_GETATTR.

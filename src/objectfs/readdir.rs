@@ -167,8 +167,8 @@ impl<S: Store> Core<S> {
             let known = tree.child(parent, &listed.name);
             let inode = match (listed.asked, known) {
                 (None, known) => known,
-                // Made or removed through us since the listing was asked for: the name alone is told, not what it was.
-                (Some(asked), None) if tree.changed_since(parent, asked) => None,
+                // Removed through us since the listing was asked for: the name alone is told, not what it was.
+                (Some(asked), None) if tree.removed_since(parent, &listed.name, asked) => None,
                 (Some(asked), _) => tree.adopt(parent, &listed.name, &listed.meta, asked).ok(),
             };
             if let Some(inode) = &inode {

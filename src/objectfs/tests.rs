@@ -230,6 +230,34 @@ fn the_guest_keeps_cached_pages_only_of_the_version_it_opened_last() {
 }
 
 #[test]
+fn what_happens_to_other_names_does_not_hold_up_a_lookup() {
+    let fs = Fs::new();
+    fs.bucket().put("d/there", b"x");
+    fs.put("d/other", b"x").expect("put");
+    let dir = fs.lookup("d").expect("lookup").nodeid;
+    fs.bucket().log.clear();
+    let mut lookup = Box::pin(fs.fs.lookup(CTX, dir, b"there"));
+    assert!(block_on(async { futures::poll!(&mut lookup) }).is_pending());
+    fs.create("d/new", 0).expect("create");
+    fs.unlink("d/other").expect("unlink");
+    fs.bucket().log.clear();
+    block_on(lookup).expect("found");
+    assert_eq!(fs.bucket().log, ["stat"], "asked once");
+}
+
+#[test]
+fn a_lookup_follows_a_directory_that_is_renamed_meanwhile() {
+    let fs = Fs::new();
+    fs.bucket().put("d/f", b"x");
+    let dir = fs.lookup("d").expect("lookup").nodeid;
+    let mut lookup = Box::pin(fs.fs.lookup(CTX, dir, b"f"));
+    assert!(block_on(async { futures::poll!(&mut lookup) }).is_pending());
+    fs.rename("d", "e", 0).expect("rename");
+    let entry = block_on(lookup).expect("found where it is now");
+    assert_eq!(entry.attr.size, 1);
+}
+
+#[test]
 fn a_write_over_a_version_that_somebody_replaced_is_told_and_harms_nothing() {
     let fs = Fs::new();
     fs.put("f", b"0123456789").expect("put");

@@ -26,9 +26,16 @@ struct Node {
     place: Option<(NodeId, String)>,
     children: HashMap<String, NodeId>,
     nlookup: u64,
-    /// When a name below was last made or removed through us: listings and stats asked for before are out of date.
-    changed: Option<Instant>,
+    /// When it got its name: a store that was asked before may not have it yet.
+    placed: Instant,
+    /// Names below that were removed through us, and when: a store that was asked before may still have them.
+    removed: HashMap<String, Instant>,
+    /// When names were last dropped from `removed`, for it is bounded: what was asked before is not known any more.
+    removed_dropped: Option<Instant>,
 }
+
+/// Most removed names that a directory remembers.
+const REMOVED_MAX: usize = 4096;
 
 /// All nodes.
 #[derive(Debug)]
@@ -128,15 +135,34 @@ impl Tree {
         self.nodes.get(&id).and_then(|node| node.place.as_ref()).map_or(id, |(parent, _)| *parent)
     }
 
-    /// Whether a name below `parent` was made or removed through us since `asked`.
-    pub fn changed_since(&self, parent: NodeId, asked: Instant) -> bool {
-        self.nodes.get(&parent).and_then(|node| node.changed).is_some_and(|at| at >= asked)
+    /// Whether `name` below `parent` was removed through us after `asked`, or may have been.
+    pub fn removed_since(&self, parent: NodeId, name: &str, asked: Instant) -> bool {
+        self.nodes.get(&parent).is_some_and(|node| {
+            let at = node.removed.get(name).copied().max(node.removed_dropped);
+            at.is_some_and(|at| at >= asked)
+        })
     }
 
-    /// Notes that names below `parent` change through us: now.
-    pub fn mark_changed(&mut self, parent: NodeId) {
+    /// Whether `id` got its name after `asked`.
+    pub fn placed_since(&self, id: NodeId, asked: Instant) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.placed >= asked)
+    }
+
+    /// Notes that `name` below `parent` is no more.
+    fn mark_removed(&mut self, parent: NodeId, name: String) {
         if let Some(node) = self.nodes.get_mut(&parent) {
-            node.changed = Some(Instant::now());
+            let now = Instant::now();
+            if node.removed.len() >= REMOVED_MAX {
+                node.removed.clear();
+                node.removed_dropped = Some(now);
+            }
+            node.removed.insert(name, now);
+        }
+    }
+
+    /// Notes that names below `parent` change through us: its modification time is now.
+    pub fn mark_changed(&self, parent: NodeId) {
+        if let Some(node) = self.nodes.get(&parent) {
             node.inode.state().touch();
         }
     }
@@ -201,11 +227,13 @@ impl Tree {
     pub fn detach(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         node.inode.state().unlinked = true;
-        if let Some((parent, name)) = node.place.take()
-            && let Some(parent) = self.nodes.get_mut(&parent)
-            && parent.children.get(&name) == Some(&id)
-        {
-            parent.children.remove(&name);
+        if let Some((parent, name)) = node.place.take() {
+            if let Some(above) = self.nodes.get_mut(&parent)
+                && above.children.get(&name) == Some(&id)
+            {
+                above.children.remove(&name);
+            }
+            self.mark_removed(parent, name);
         }
         self.reap(id);
     }
@@ -219,16 +247,21 @@ impl Tree {
             self.detach(old.id);
         }
         self.node(parent)?;
-        let old = self.node_mut(id)?.place.replace((parent, name.to_owned()));
-        if let Some((old_parent, old_name)) = old {
-            if let Some(node) = self.nodes.get_mut(&old_parent) {
-                node.children.remove(&old_name);
-            }
-            self.mark_changed(old_parent);
-            self.reap(old_parent);
+        let node = self.node_mut(id)?;
+        node.placed = Instant::now();
+        let old = node.place.replace((parent, name.to_owned()));
+        if let Some((old_parent, old_name)) = &old
+            && let Some(node) = self.nodes.get_mut(old_parent)
+        {
+            node.children.remove(old_name);
         }
         self.node_mut(parent)?.children.insert(name.to_owned(), id);
         self.mark_changed(parent);
+        if let Some((old_parent, old_name)) = old {
+            self.mark_removed(old_parent, old_name);
+            self.mark_changed(old_parent);
+            self.reap(old_parent);
+        }
         Ok(())
     }
 
@@ -309,7 +342,15 @@ impl Tree {
 
 impl Node {
     fn new(inode: Inode, place: Option<(NodeId, String)>) -> Node {
-        Node { inode: Arc::new(inode), place, children: HashMap::new(), nlookup: 0, changed: None }
+        Node {
+            inode: Arc::new(inode),
+            place,
+            children: HashMap::new(),
+            nlookup: 0,
+            placed: Instant::now(),
+            removed: HashMap::new(),
+            removed_dropped: None,
+        }
     }
 }
 
