@@ -23,6 +23,8 @@ pub const ACCESS_KEY: &str = "ovfs-test-key";
 /// Its secret.
 pub const SECRET_KEY: &str = "ovfs-test-secret";
 const BUCKET: &str = "bucket";
+/// Ports to try before a server counts as broken.
+const PORTS_TRIED: u32 = 5;
 
 /// Kinds of store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,13 +68,16 @@ impl TestStore {
     pub fn start(kind: Kind) -> TestStore {
         let dir = tempfile::Builder::new().prefix("ovfs-store-").tempdir().expect("a temporary directory");
         fs::create_dir(dir.path().join(BUCKET)).expect("a directory in it");
-        let mut store = TestStore { kind, dir, port: free_port(), server: None };
-        store.start_server();
-        if kind == Kind::Moto {
-            let answer = store.http("PUT", "", b"").expect("moto makes a bucket");
-            assert_eq!(answer.status, 200, "make a bucket: {answer:?}");
+        let mut store = TestStore { kind, dir, port: 0, server: None };
+        // Between finding a free port and listening on it, somebody else may take it.
+        for _ in 0..PORTS_TRIED {
+            store.port = free_port();
+            if store.try_server().is_ok() && store.make_bucket().is_ok() {
+                return store;
+            }
+            store.stop_server();
         }
-        store
+        panic!("the store's server does not start; it said: {}", store.server_log());
     }
 
     /// Starts the server (again) on the same port; moto starts empty, s3s-fs with what it had.
@@ -80,6 +85,12 @@ impl TestStore {
     /// # Panics
     /// When it does not answer in time.
     pub fn start_server(&mut self) {
+        if let Err(error) = self.try_server() {
+            panic!("the store's server does not start: {error}; it said: {}", self.server_log());
+        }
+    }
+
+    fn try_server(&mut self) -> io::Result<()> {
         let port = self.port.to_string();
         let mut command = match self.kind {
             Kind::Moto => {
@@ -94,16 +105,38 @@ impl TestStore {
                 command.args(["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]).arg(self.dir.path());
                 command
             }
-            Kind::Fs | Kind::Memory => return,
+            Kind::Fs | Kind::Memory => return Ok(()),
         };
-        let log = fs::File::create(self.dir.path().join("server.log")).expect("a log");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
-        self.server = Some(command.spawn().expect("the store's server starts"));
+        let log = fs::File::create(self.dir.path().join("server.log"))?;
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let server = self.server.insert(child);
         let deadline = Instant::now() + Duration::from_secs(60);
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(Instant::now() < deadline, "the store's server does not listen");
+        loop {
+            if let Some(status) = server.try_wait()? {
+                return Err(io::Error::other(format!("it ended with {status}")));
+            }
+            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    fn make_bucket(&self) -> io::Result<()> {
+        if self.kind != Kind::Moto {
+            return Ok(());
+        }
+        match self.http("PUT", "", b"")?.status {
+            200 => Ok(()),
+            status => Err(io::Error::other(format!("making a bucket answers {status}"))),
+        }
+    }
+
+    fn server_log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
     }
 
     /// Kills the server.
@@ -333,11 +366,15 @@ fn server(name: &str, install: &str) -> PathBuf {
     installed(name).unwrap_or_else(|| panic!("{name} is not installed: {install}"))
 }
 
-/// A TCP port that nobody listens on.
+/// A TCP port that nobody listens on, below those that the kernel gives to outgoing connections: whoever asks again and
+/// again whether a server listens on one of those ends up connected to itself.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
+    use std::hash::{BuildHasher, Hasher};
+    (0..1000)
+        .map(|_| 12_000 + (std::hash::RandomState::new().build_hasher().finish() % 20_000) as u16)
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("a free port")
 }

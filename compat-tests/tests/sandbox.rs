@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use ovfs_compat_tests::launch::EXIT_TIMEOUT;
+use ovfs_compat_tests::launch::{EXIT_TIMEOUT, READY};
 use ovfs_compat_tests::minivu::{Connection, ROOT};
 use ovfs_compat_tests::rows::{Facts, Row, Stage, inspect};
 
@@ -168,13 +168,15 @@ fn y02_an_ordinary_user_without_a_sandbox() {
 #[test]
 fn y03_an_ordinary_user_with_ranges_needs_newuidmap() {
     Row::new("Y03").check(|stage| {
-        let args = ["--uid-map", ":0:1000:1:", "--uid-map", ":1:100000:65536:", "--log-level", "error"];
+        let args = ["--uid-map", ":0:1000:1:", "--uid-map", ":1:100000:65536:"];
         // Whether the machine grants the range is its business: both programs have to ask the same way.
         let mut daemon = stage.basic_as(&stage.public_exe(), args).user(1000, 1000).start();
         let mut facts = Facts::new();
         let deadline = Instant::now() + EXIT_TIMEOUT;
         while daemon.try_exit().is_none() && Instant::now() < deadline {
-            if Connection::open(&stage.socket()).is_ok() {
+            // The socket alone says nothing: it is there before the ranges are asked for.
+            if daemon.stderr().contains(READY) {
+                drop(Connection::open(&stage.socket()));
                 break;
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -23,8 +23,14 @@ impl Drop for Server {
     }
 }
 
+/// Below the ports that the kernel gives to outgoing connections: whoever asks again and again whether a server listens on
+/// one of those ends up connected to itself.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    use std::hash::{BuildHasher, Hasher};
+    (0..1000)
+        .map(|_| 12_000 + (std::hash::RandomState::new().build_hasher().finish() % 20_000) as u16)
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("a free port")
 }
 
 /// The program `name`: from PATH, from where cargo installs, or from where `scripts/test` does. `install` is the command
