@@ -75,7 +75,7 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
     let (broker_end, device_end) = UnixStream::pair().map_err(StartError::BrokerSocket)?;
     let environment = Environment::locate();
     let held = Held::hold()?;
-    match sandbox::enter(&setup.sandbox).inspect_err(|_| place.remove())? {
+    match sandbox::enter(&setup.sandbox, || ()).inspect_err(|_| place.remove())? {
         Role::Worker(_) => {
             held.release();
             drop((url, broker_end, place));

@@ -20,11 +20,10 @@ use crate::process::{caps, limits, seccomp};
 pub(super) fn run(dir: HostDir, setup: &Setup) -> Result<i32, StartError> {
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     let guest_fd_limit = limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
-    let confined = match sandbox::enter(&setup.sandbox).inspect_err(|_| place.remove())? {
+    let confined = match sandbox::enter(&setup.sandbox, caps::drop_in_waiting_parent).inspect_err(|_| place.remove())? {
         Role::Worker(confined) => confined,
         Role::Parent(child) => {
             drop(listener);
-            caps::drop_in_waiting_parent();
             return Ok(child.wait());
         }
     };

@@ -88,12 +88,13 @@ pub struct Confined {
     pub mountinfo_prefix: Option<String>,
 }
 
-/// Confines, with a fork where the table above says so.
+/// Confines, with a fork where the table above says so. With namespaces the parent calls `parent_first` before the worker
+/// starts: whoever sees the worker at work sees the parent as it will stay.
 ///
 /// # Errors
 /// The mode is not for this user, or a step failed. In the worker, too, an error is returned, for the worker to report
 /// before it ends; the parent then sees a child that ended with code 1.
-pub fn enter(plan: &SandboxPlan) -> Result<Role, SandboxError> {
+pub fn enter(plan: &SandboxPlan, parent_first: impl FnOnce()) -> Result<Role, SandboxError> {
     // SAFETY: no arguments, no effects.
     let root = unsafe { libc::geteuid() } == 0;
     check_user(plan, root)?;
@@ -103,7 +104,7 @@ pub fn enter(plan: &SandboxPlan) -> Result<Role, SandboxError> {
     };
     groups::drop_supplementary()?;
     match (plan.mode, &plan.shared_dir) {
-        (SandboxMode::Namespace, dir) => namespace(plan, root, dir.as_deref()),
+        (SandboxMode::Namespace, dir) => namespace(plan, root, dir.as_deref(), parent_first),
         (SandboxMode::Chroot, Some(dir)) => roots::chroot_into(dir, mountinfo_prefix).map(Role::Worker),
         (SandboxMode::None, Some(dir)) => Ok(Role::Worker(Confined { root_dir: text(dir), ..Confined::default() })),
         (SandboxMode::Chroot, None) => separate(roots::chroot_into_nothing),
@@ -147,7 +148,12 @@ fn separate(confine: impl FnOnce() -> Result<Confined, SandboxError>) -> Result<
 }
 
 /// A worker in namespaces of its own. It waits for the parent to write its id maps, which only a process outside can.
-fn namespace(plan: &SandboxPlan, root: bool, dir: Option<&CStr>) -> Result<Role, SandboxError> {
+fn namespace(
+    plan: &SandboxPlan,
+    root: bool,
+    dir: Option<&CStr>,
+    parent_first: impl FnOnce(),
+) -> Result<Role, SandboxError> {
     let mut flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWNET;
     if !root {
         flags |= libc::CLONE_NEWUSER;
@@ -163,6 +169,7 @@ fn namespace(plan: &SandboxPlan, root: bool, dir: Option<&CStr>) -> Result<Role,
                 reap(child.pid());
                 return Err(SandboxError::IdMaps(cause));
             }
+            parent_first();
             // A child that has died meanwhile is found out by waiting for it.
             let _ = go_writer.write_all(&[1]);
             Ok(Role::Parent(child))
