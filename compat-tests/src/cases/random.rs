@@ -50,6 +50,11 @@ impl State {
 }
 
 fn random(s: &mut Script, seed: u64) {
+    operations(s, seed);
+    s.take_enomem_for_estale();
+}
+
+fn operations(s: &mut Script, seed: u64) {
     s.mount();
     let mut state = State { rng: Rng::new(seed), nodes: vec![ROOT], handles: Vec::new() };
     for name in ["d", "f", "big", "sparse"] {
