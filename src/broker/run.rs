@@ -25,6 +25,9 @@ use crate::store::{Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevi
 /// Threads that drive requests; each is a few milliseconds of work at most, the rest is waiting.
 const THREADS: usize = 2;
 
+/// How long the end waits for what is still under way.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
 /// How the broker works.
 #[derive(Clone, Debug)]
 pub struct BrokerOptions {
@@ -88,8 +91,8 @@ pub(super) fn run_until(
         log::error!("the broker cannot serve {backend}: {e}");
         1
     });
-    // What is still under way belongs to nobody any more.
-    runtime.shutdown_background();
+    // What is still under way belongs to nobody any more; it gets a moment to take its temporary files away.
+    runtime.shutdown_timeout(LAST_MOMENT);
     code
 }
 
