@@ -36,6 +36,10 @@ pub struct BrokerOptions {
     pub request_timeout: Duration,
     /// How long the device may take to store what is dirty when the daemon is to end.
     pub flush_timeout: Duration,
+    /// Keep [`crate::store::Attributes`] with the objects.
+    pub posix_metadata: bool,
+    /// Refuse what would change the store.
+    pub readonly: bool,
 }
 
 /// Serves `backend` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,

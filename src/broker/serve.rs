@@ -16,7 +16,7 @@ use super::remote::{Remote, TEMPORARY};
 use super::services::{Shares, Upload};
 use super::url::{Backend, BackendError};
 use crate::store::path::{NameError, check_path};
-use crate::store::{Base, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
+use crate::store::{BASES_MAX, Base, LIST_PAGE_MAX, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
 
 /// A write waits for its turn this many times the request timeout: those before it may be large.
 const WRITE_PATIENCE: u32 = 4;
@@ -144,14 +144,25 @@ impl Mount {
                     return Err(protocol("an offset beyond all files"));
                 }
             }
-            Op::Compose { path, base, segments, .. } => {
+            Op::Compose { path, bases, segments, .. } => {
                 below_root(path)?;
-                if let Some(base) = base {
+                if bases.len() > BASES_MAX {
+                    return Err(protocol("too many bases"));
+                }
+                for base in bases {
                     below_root(&base.path)?;
                 }
-                return self.check_segments(base.as_ref(), segments).map_err(protocol);
+                return self.check_segments(bases, segments).map_err(protocol);
             }
-            Op::Delete { path } | Op::CreateDir { path } | Op::RemoveDir { path } => below_root(path)?,
+            Op::DeleteMany { paths } => {
+                if paths.len() > LIST_PAGE_MAX {
+                    return Err(protocol("too many names at once"));
+                }
+                for path in paths {
+                    below_root(path)?;
+                }
+            }
+            Op::Delete { path } | Op::CreateDir { path, .. } | Op::RemoveDir { path } => below_root(path)?,
             Op::Copy { from, to } | Op::RenameFile { from, to, .. } | Op::RenameDir { from, to } => {
                 below_root(from)?;
                 below_root(to)?;
@@ -174,14 +185,14 @@ impl Mount {
         self.own_names && path.split('/').any(|name| name.starts_with(TEMPORARY))
     }
 
-    fn check_segments(&self, base: Option<&Base>, segments: &[Segment]) -> Result<u64, &'static str> {
+    fn check_segments(&self, bases: &[Base], segments: &[Segment]) -> Result<u64, &'static str> {
         let mut total = 0u64;
         for segment in segments {
             let len = match *segment {
                 Segment::Data(slice) if !self.pool.contains(slice) => return Err("a slice outside the pool"),
                 Segment::Data(slice) => slice.len.into(),
                 Segment::Zero { len } => len,
-                Segment::Copy { offset, len } => match base {
+                Segment::Copy { base, offset, len } => match bases.get(usize::from(base)) {
                     None => return Err("a copied range without a base"),
                     Some(base) if offset.checked_add(len).is_none_or(|end| end > base.version.size) => {
                         return Err("a copied range beyond its base");
@@ -208,11 +219,12 @@ async fn remote(store: &Remote, op: Op, total: u64) -> Result<Reply, StoreError>
             Reply::Unit
         }
         Op::Read { path, version, offset, dest } => unit(store.read(&path, version.as_ref(), offset, dest).await?),
-        Op::Compose { path, base, when, segments } => {
-            Reply::Meta(store.compose(&path, base.as_ref(), &when, &segments, total).await?)
+        Op::Compose { path, bases, when, segments, attributes } => {
+            Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref(), total).await?)
         }
         Op::Delete { path } => unit(store.delete(&path).await?),
-        Op::CreateDir { path } => unit(store.create_dir(&path).await?),
+        Op::DeleteMany { paths } => unit(store.delete_many(paths).await?),
+        Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref()).await?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path).await?),
         Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to).await?),
         Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when).await?),
@@ -230,11 +242,12 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
             Reply::Unit
         }
         Op::Read { path, version, offset, dest } => unit(store.read(&path, version.as_ref(), offset, dest)?),
-        Op::Compose { path, base, when, segments } => {
-            Reply::Meta(store.compose(&path, base.as_ref(), &when, &segments)?)
+        Op::Compose { path, bases, when, segments, attributes } => {
+            Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref())?)
         }
         Op::Delete { path } => unit(store.delete(&path)?),
-        Op::CreateDir { path } => unit(store.create_dir(&path)?),
+        Op::DeleteMany { paths } => unit(paths.iter().try_for_each(|path| store.delete(path))?),
+        Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref())?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path)?),
         Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to)?),
         Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when)?),

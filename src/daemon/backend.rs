@@ -114,7 +114,12 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
     let BrokerParts { url, share, pool, socket, child, held } = parts;
     let backend = parse(&url)?;
     drop(url);
-    let options = BrokerOptions { request_timeout: share.request_timeout, flush_timeout: share.flush_timeout };
+    let options = BrokerOptions {
+        request_timeout: share.request_timeout,
+        flush_timeout: share.flush_timeout,
+        posix_metadata: false,
+        readonly: share.readonly,
+    };
     Ok(broker::run(backend, pool, socket, options, || held.release(), move || child.wait()))
 }
 
@@ -165,6 +170,10 @@ fn config(share: &BackendShare) -> objectfs::Config {
         gid: 0,
         file_mode: 0o644,
         dir_mode: 0o755,
+        posix: false,
+        xattr: false,
+        on_conflict: objectfs::OnConflict::KeepBoth,
+        capacity: 1 << 50,
         inodes_max: INODES_MAX,
         handles_max: HANDLES_MAX,
     }

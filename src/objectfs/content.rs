@@ -243,7 +243,7 @@ impl Content {
                     extent.len as u64
                 }
                 Layer::Base(len) => {
-                    segments.push(Segment::Copy { offset, len: len as u64 });
+                    segments.push(Segment::Copy { base: 0, offset, len: len as u64 });
                     len as u64
                 }
                 Layer::Zero(len) => {
@@ -336,7 +336,7 @@ mod tests {
             let mut new = Vec::new();
             for segment in &upload.segments {
                 match *segment {
-                    Segment::Copy { offset, len } => {
+                    Segment::Copy { offset, len, .. } => {
                         new.extend_from_slice(&self.object[offset as usize..(offset + len) as usize]);
                     }
                     Segment::Data(slice) => {

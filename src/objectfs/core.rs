@@ -31,6 +31,17 @@ pub enum CachePolicy {
     Always,
 }
 
+/// What becomes of what the guest wrote to a file that somebody else has changed in the store meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// fsync(2) and close(2) say ESTALE, and theirs stays; what the guest wrote is gone after the last close.
+    Fail,
+    /// Ours replaces theirs.
+    Overwrite,
+    /// Theirs stays, ours is stored beside it under another name; fsync(2) and close(2) say ESTALE.
+    KeepBoth,
+}
+
 /// Settings of an object file system.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -52,6 +63,15 @@ pub struct Config {
     pub file_mode: u32,
     /// Permission bits of directories.
     pub dir_mode: u32,
+    /// Owners, modes, times, extended attributes and file types are kept in the store; those above are for objects that
+    /// have none.
+    pub posix: bool,
+    /// The guest may use extended attributes.
+    pub xattr: bool,
+    /// What is done about a file that somebody else has changed.
+    pub on_conflict: OnConflict,
+    /// Size of the file system in bytes, as statfs(2) says it.
+    pub capacity: u64,
     /// Most inodes the guest may know at once.
     pub inodes_max: usize,
     /// Most open files, and most open directories.

@@ -17,9 +17,10 @@ impl From<StoreErrorKind> for Errno {
             StoreErrorKind::Unsupported => Errno::EOPNOTSUPP,
             StoreErrorKind::InvalidName => Errno::EINVAL,
             StoreErrorKind::TooLarge => Errno::EFBIG,
-            StoreErrorKind::NoSpace => Errno::ENOSPC,
+            StoreErrorKind::NoSpace | StoreErrorKind::AttributesTooLarge => Errno::ENOSPC,
+            StoreErrorKind::ReadOnly => Errno::EROFS,
             StoreErrorKind::Unavailable => Errno::ETIMEDOUT,
-            StoreErrorKind::Protocol | StoreErrorKind::Io => Errno::EIO,
+            StoreErrorKind::Protocol | StoreErrorKind::Io | StoreErrorKind::Archived => Errno::EIO,
         }
     }
 }
@@ -33,6 +34,7 @@ impl From<StoreError> for Errno {
             | StoreErrorKind::Unavailable
             | StoreErrorKind::Protocol
             | StoreErrorKind::Io
+            | StoreErrorKind::Archived
             | StoreErrorKind::NoSpace => log::warn!("store: {error}"),
             _ => log::debug!("store: {error}"),
         }

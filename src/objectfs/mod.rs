@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::core::Core;
-pub use self::core::{CachePolicy, Config};
+pub use self::core::{CachePolicy, Config, OnConflict};
 use crate::fs::flags::init;
 use crate::fs::{
     Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read, Result,
@@ -205,13 +205,13 @@ impl<S: Store> FileSystem for ObjectFs<S> {
 
     async fn statfs(&self, _: Context, nodeid: NodeId) -> Result<StatFs> {
         self.core.inode(nodeid)?;
-        // A store has no size; one that no installer finds too small and no arithmetic overflows: 1 PiB, all free.
-        const BLOCKS: u64 = (1 << 50) / 4096;
+        // A store has no size: what the operator says of it, all free.
+        let blocks = self.core.config.capacity / 4096;
         const FILES: u64 = 1 << 40;
         Ok(StatFs {
-            blocks: BLOCKS,
-            bfree: BLOCKS,
-            bavail: BLOCKS,
+            blocks,
+            bfree: blocks,
+            bavail: blocks,
             files: FILES,
             ffree: FILES,
             bsize: 4096,

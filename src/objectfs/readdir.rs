@@ -138,6 +138,7 @@ impl<S: Store> Core<S> {
                     mtime_ns: Some(state.mtime_ns),
                     etag: None,
                     marker: None,
+                    details: None,
                 };
                 local.push(Listed { name, meta, asked: None });
             }

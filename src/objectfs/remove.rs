@@ -29,8 +29,8 @@ impl<S: Store> Core<S> {
         let _paths_stay = self.renaming.read().await;
         let path = self.tree().path_of(parent, name)?;
         crate::store::path::check_path(&path)?;
-        self.remote.create_dir(path).await?;
-        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true) };
+        self.remote.create_dir(path, None).await?;
+        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None };
         let mut tree = self.tree();
         tree.mark_changed(parent);
         let inode = tree.adopt(parent, name, &meta, Instant::now())?;
@@ -78,7 +78,7 @@ impl<S: Store> Core<S> {
             return Ok(());
         }
         let path = self.tree().path(dir)?;
-        self.remote.create_dir(path).await?;
+        self.remote.create_dir(path, None).await?;
         inode.state().marker = Some(true);
         Ok(())
     }

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::fs::{DirEntry, DirSink, Entry, Sink, Source};
 use crate::store::{
-    Base, Capabilities, Condition, Keep, Kind, ListEntry, Meta, MountId, Op, Pool, Reply, Segment, Slice, Store,
-    StoreError, StoreErrorKind, Version,
+    Attributes, Base, Capabilities, Condition, Details, Keep, Kind, ListEntry, Meta, MountId, Op, Pool, Reply, Segment,
+    Slice, Store, StoreError, StoreErrorKind, Version,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {
+    pub attributes: Attributes,
     pub bytes: Vec<u8>,
     pub etag: u64,
 }
@@ -29,15 +30,28 @@ pub struct Bucket {
 
 impl Bucket {
     pub fn put(&mut self, path: &str, bytes: &[u8]) {
+        self.put_with(path, bytes, Attributes::default());
+    }
+
+    pub fn put_with(&mut self, path: &str, bytes: &[u8], attributes: Attributes) {
         self.next_etag += 1;
-        self.objects.insert(path.into(), Object { bytes: bytes.into(), etag: self.next_etag });
+        self.objects.insert(path.into(), Object { attributes, bytes: bytes.into(), etag: self.next_etag });
     }
 
     fn meta(&self, path: &str) -> Option<Meta> {
         let marker = format!("{path}/");
         if path.is_empty() || self.objects.range(marker.clone()..).next().is_some_and(|(k, _)| k.starts_with(&marker)) {
-            let has_marker = path.is_empty() || self.objects.contains_key(&marker);
-            return Some(Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(has_marker) });
+            let marker = self.objects.get(&marker);
+            let details = marker.map(|object| Box::new(object.details()));
+            let has_marker = path.is_empty() || marker.is_some();
+            return Some(Meta {
+                kind: Kind::Dir,
+                size: 0,
+                mtime_ns: None,
+                etag: None,
+                marker: Some(has_marker),
+                details,
+            });
         }
         let object = self.objects.get(path)?;
         Some(Meta {
@@ -46,7 +60,14 @@ impl Bucket {
             mtime_ns: Some(object.etag as i64 * 1_000_000_000),
             etag: Some(format!("\"{}\"", object.etag)),
             marker: None,
+            details: Some(Box::new(object.details())),
         })
+    }
+}
+
+impl Object {
+    fn details(&self) -> Details {
+        Details { attributes: self.attributes.clone(), ..Details::default() }
     }
 }
 
@@ -85,9 +106,10 @@ impl MemStore {
         &self,
         bucket: &mut Bucket,
         path: &str,
-        base: Option<&Base>,
+        bases: &[Base],
         when: &Condition,
         segments: &[Segment],
+        attributes: Option<&Attributes>,
     ) -> Answer<Reply> {
         match when {
             Condition::Any => {}
@@ -95,12 +117,13 @@ impl MemStore {
             Condition::IfAbsent => {}
             Condition::IfVersion(version) => drop(Self::check(bucket, path, version)?),
         }
-        let old = base.map(|base| Self::check(bucket, &base.path, &base.version)).transpose()?;
+        let olds =
+            bases.iter().map(|base| Self::check(bucket, &base.path, &base.version)).collect::<Answer<Vec<_>>>()?;
         let mut bytes = Vec::new();
         for segment in segments {
             match *segment {
-                Segment::Copy { offset, len } => {
-                    let old = &old.as_ref().expect("a copy has a base").bytes;
+                Segment::Copy { base, offset, len } => {
+                    let old = &olds[usize::from(base)].bytes;
                     bytes.extend_from_slice(&old[offset as usize..(offset + len) as usize]);
                 }
                 Segment::Data(slice) => {
@@ -111,7 +134,9 @@ impl MemStore {
                 Segment::Zero { len } => bytes.resize(bytes.len() + len as usize, 0),
             }
         }
-        bucket.put(path, &bytes);
+        let kept = bucket.objects.get(path).or(olds.first()).map(|object| object.attributes.clone());
+        let attributes = attributes.cloned().or(kept).unwrap_or_default();
+        bucket.put_with(path, &bytes, attributes);
         Ok(Reply::Meta(bucket.meta(path).expect("just put")))
     }
 
@@ -131,7 +156,8 @@ impl MemStore {
             .iter()
             .map(|name| {
                 let path = format!("{prefix}{name}");
-                ListEntry { name: name.clone(), meta: bucket.meta(&path).expect("listed") }
+                let meta = Meta { details: None, ..bucket.meta(&path).expect("listed") };
+                ListEntry { name: name.clone(), meta }
             })
             .collect();
         Ok(Reply::Entries { entries, cursor: (end < names.len()).then_some(end as u64) })
@@ -146,7 +172,7 @@ impl MemStore {
         for key in keys {
             if let Some(object) = bucket.objects.remove(&key) {
                 // A copy gets an ETag of its own, as a multipart object's does.
-                bucket.put(&format!("{new}{}", &key[old.len()..]), &object.bytes);
+                bucket.put_with(&format!("{new}{}", &key[old.len()..]), &object.bytes, object.attributes);
             }
         }
         Ok(Reply::Unit)
@@ -162,6 +188,7 @@ impl MemStore {
             Op::Read { .. } => "read",
             Op::Compose { .. } => "compose",
             Op::Delete { .. } => "delete",
+            Op::DeleteMany { .. } => "delete_many",
             Op::CreateDir { .. } => "create_dir",
             Op::RemoveDir { .. } => "remove_dir",
             Op::Copy { .. } => "copy",
@@ -180,15 +207,24 @@ impl MemStore {
             Op::Read { path, version, offset, dest } => {
                 self.read(&bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
             }
-            Op::Compose { path, base, when, segments } => {
-                self.compose(&mut bucket, path, base.as_ref(), when, segments)
+            Op::Compose { path, bases, when, segments, attributes } => {
+                self.compose(&mut bucket, path, bases, when, segments, attributes.as_deref())
             }
             Op::Delete { path } => {
                 bucket.objects.remove(path);
                 Ok(Reply::Unit)
             }
-            Op::CreateDir { path } => {
-                bucket.put(&format!("{path}/"), b"");
+            Op::DeleteMany { paths } => {
+                for path in paths {
+                    bucket.objects.remove(path);
+                }
+                Ok(Reply::Unit)
+            }
+            Op::CreateDir { path, attributes } => {
+                let marker = format!("{path}/");
+                let kept = bucket.objects.get(&marker).map(|object| object.attributes.clone());
+                let attributes = attributes.as_deref().cloned().or(kept).unwrap_or_default();
+                bucket.put_with(&marker, b"", attributes);
                 Ok(Reply::Unit)
             }
             Op::RemoveDir { path } => {
@@ -200,7 +236,7 @@ impl MemStore {
             }
             Op::Copy { from, to } => {
                 let object = bucket.objects.get(from).cloned().ok_or(StoreErrorKind::NotFound)?;
-                bucket.put(to, &object.bytes);
+                bucket.put_with(to, &object.bytes, object.attributes);
                 Ok(Reply::Meta(bucket.meta(to).expect("just put")))
             }
             Op::RenameFile { from, to, when } => {
@@ -208,7 +244,7 @@ impl MemStore {
                     return Err(StoreErrorKind::Exists);
                 }
                 let object = bucket.objects.remove(from).ok_or(StoreErrorKind::NotFound)?;
-                bucket.put(to, &object.bytes);
+                bucket.put_with(to, &object.bytes, object.attributes);
                 Ok(Reply::Meta(bucket.meta(to).expect("just put")))
             }
             Op::RenameDir { from, to } => Self::rename_dir(&mut bucket, from, to),

@@ -52,7 +52,7 @@ impl Tree {
     /// Only the root, with room for `limit` nodes.
     pub fn new(start_ns: i64, limit: usize) -> Tree {
         let mut tree = Tree { nodes: HashMap::new(), next_id: 2, next_content: 1, start_ns, limit };
-        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true) };
+        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None };
         let root = Inode::of_store(NodeId::ROOT, &meta, Instant::now(), ContentId(0), start_ns);
         tree.nodes.insert(NodeId::ROOT, Node::new(root, None));
         tree
@@ -359,11 +359,11 @@ mod tests {
     use super::*;
 
     fn dir() -> Meta {
-        Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true) }
+        Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None }
     }
 
     fn file(etag: &str) -> Meta {
-        Meta { kind: Kind::File, size: 3, mtime_ns: Some(1), etag: Some(etag.into()), marker: None }
+        Meta { kind: Kind::File, size: 3, mtime_ns: Some(1), etag: Some(etag.into()), marker: None, details: None }
     }
 
     #[test]

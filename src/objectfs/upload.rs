@@ -72,7 +72,10 @@ impl<S: Store> Core<S> {
             let base = upload.base.clone().map(|version| Base { path: path.clone(), version });
             (upload, when, base)
         };
-        let answer = self.remote.compose(path.clone(), base, when, upload.segments, upload.keep).await;
+        let answer = self
+            .remote
+            .compose(path.clone(), base.into_iter().collect(), when, upload.segments, None, upload.keep)
+            .await;
         let meta = match answer {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => meta,
             Ok(meta) => {

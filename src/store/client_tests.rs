@@ -51,7 +51,7 @@ fn pair() -> (Arc<StoreClient>, Remote<Arc<StoreClient>>, FakeBroker) {
 }
 
 fn file(size: u64) -> Meta {
-    Meta { kind: Kind::File, size, mtime_ns: None, etag: None, marker: None }
+    Meta { kind: Kind::File, size, mtime_ns: None, etag: None, marker: None, details: None }
 }
 
 struct Count(AtomicUsize);

@@ -82,6 +82,7 @@ impl Expects {
             Op::ListEnd { .. }
             | Op::Read { .. }
             | Op::Delete { .. }
+            | Op::DeleteMany { .. }
             | Op::CreateDir { .. }
             | Op::RemoveDir { .. }
             | Op::RenameDir { .. } => Expects::Unit,

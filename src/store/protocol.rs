@@ -6,6 +6,8 @@
 //!
 //! Neither end trusts the other: the broker checks every path and every slice, the device every reply.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Longest message in bytes; a longer one ends the connection.
@@ -13,6 +15,9 @@ pub const MESSAGE_MAX: u32 = 4 << 20;
 
 /// Most entries in one [`Reply::Entries`].
 pub const LIST_PAGE_MAX: usize = 1000;
+
+/// Most [`Base`]s of one [`Op::Compose`].
+pub const BASES_MAX: usize = 8;
 
 /// Number of a mount (a store in the share); 0 is the only one of a plain `--backend`.
 pub type MountId = u16;
@@ -78,12 +83,23 @@ pub enum Op {
     /// Reads `dest.len` bytes at `offset` of the object into the pool, all of them or an error; the caller knows the size. With
     /// `version`, answers VersionMismatch if the object is no longer that one. → [`Reply::Unit`]
     Read { path: String, version: Option<Version>, offset: u64, dest: Slice },
-    /// Makes `path` the concatenation of `segments`, atomically where the store can. → [`Reply::Meta`] of the new object
-    Compose { path: String, base: Option<Base>, when: Condition, segments: Vec<Segment> },
+    /// Makes `path` the concatenation of `segments`, atomically where the store can. Without `attributes` those of the object
+    /// that stood there, or of the first base, stay. → [`Reply::Meta`] of the new object
+    Compose {
+        path: String,
+        bases: Vec<Base>,
+        when: Condition,
+        segments: Vec<Segment>,
+        attributes: Option<Box<Attributes>>,
+    },
     /// Deletes the object `path`; a missing one is fine. → [`Reply::Unit`]
     Delete { path: String },
-    /// Creates the directory `path` so that it stays while empty. → [`Reply::Unit`]
-    CreateDir { path: String },
+    /// Deletes objects, in batches where the store takes them; missing ones are fine. After an error nobody knows which of
+    /// them are gone. At most [`LIST_PAGE_MAX`]. → [`Reply::Unit`]
+    DeleteMany { paths: Vec<String> },
+    /// Creates the directory `path` so that it stays while empty; one that is there is fine. With `attributes`, it has
+    /// these from then on. → [`Reply::Unit`]
+    CreateDir { path: String, attributes: Option<Box<Attributes>> },
     /// Deletes the directory `path` if it is empty (else NotEmpty; NotFound if there is none). → [`Reply::Unit`]
     RemoveDir { path: String },
     /// Copies an object inside the store; an existing target is replaced. → [`Reply::Meta`] of the target
@@ -105,7 +121,7 @@ pub struct Version {
     pub mtime_ns: Option<i64>,
 }
 
-/// The object that [`Segment::Copy`] copies from, and the version that the copied ranges must be of (else VersionMismatch).
+/// An object that [`Segment::Copy`] copies from, and the version that the copied ranges must be of (else VersionMismatch).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
     /// Often the composed path itself.
@@ -128,8 +144,8 @@ pub enum Condition {
 /// A piece of an object to be composed. Zero-length pieces do not occur.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Segment {
-    /// A range of the base.
-    Copy { offset: u64, len: u64 },
+    /// A range of the base of this number.
+    Copy { base: u8, offset: u64, len: u64 },
     /// Bytes in the pool; they do not change until the reply.
     Data(Slice),
     /// Zero bytes.
@@ -159,6 +175,41 @@ pub struct Meta {
     pub etag: Option<String>,
     /// For directories: whether a marker of its own exists, so that it stays when its last entry goes. `None`: not known.
     pub marker: Option<bool>,
+    /// What only a question for this very name tells; `None`: not asked (listings of most stores).
+    pub details: Option<Box<Details>>,
+}
+
+/// What a store says of an object beside its bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Details {
+    /// What POSIX programs keep of a file. Empty unless the mount keeps such attributes.
+    pub attributes: Attributes,
+    /// Content-Type.
+    pub content_type: Option<String>,
+    /// Identifier of this version of the object, on stores that keep old ones.
+    pub version_id: Option<String>,
+}
+
+/// What a POSIX file system knows of a file and most stores do not; kept in the object's own user metadata, in the
+/// convention of s3fs, or by the file system itself. Whatever is `None` has the mount's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// `st_mode`: file type and permissions (inode(7)). Types: directory, regular file, symbolic link (its target is the
+    /// content), FIFO, socket; 0: not told.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Access time, nanoseconds since the epoch.
+    pub atime_ns: Option<i64>,
+    /// Modification time, nanoseconds since the epoch.
+    pub mtime_ns: Option<i64>,
+    /// Time of the last change of content or attributes, nanoseconds since the epoch.
+    pub ctime_ns: Option<i64>,
+    /// Extended attributes by their full names (`user.…`). `None`: not told (listings); where attributes are set, those
+    /// that are there stay.
+    pub xattrs: Option<BTreeMap<String, Vec<u8>>>,
 }
 
 impl Meta {
@@ -213,6 +264,12 @@ pub struct Capabilities {
     pub write_if_absent: bool,
     /// Directories exist without entries and without a marker object (fs, webdav, sftp).
     pub real_dirs: bool,
+    /// [`Attributes`] are kept, because the mount was told to.
+    pub attributes: bool,
+    /// Listings tell the attributes, so that nothing else need be asked.
+    pub attributes_listed: bool,
+    /// Most bytes of names and values that the extended attributes of one file may have, as they are stored.
+    pub xattrs_max: usize,
     /// Longest object, if there is a limit of the store or of this daemon for it.
     pub size_max: Option<u64>,
 }
@@ -250,6 +307,12 @@ pub enum StoreErrorKind {
     InvalidName,
     /// Too long for this store.
     TooLarge,
+    /// More attributes than the store keeps of one object.
+    AttributesTooLarge,
+    /// The object is in an archive (a Glacier class) and must be restored first.
+    Archived,
+    /// The mount is read-only.
+    ReadOnly,
     /// No room left in the store.
     NoSpace,
     /// A list cursor that is no more.

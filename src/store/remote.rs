@@ -7,8 +7,8 @@ use std::any::Any;
 
 use super::exchange::error;
 use super::{
-    Base, Capabilities, Condition, Keep, ListEntry, Meta, MountId, Op, Reply, Segment, Slice, Store, StoreError,
-    StoreErrorKind, Version,
+    Attributes, Base, Capabilities, Condition, Keep, ListEntry, Meta, MountId, Op, Reply, Segment, Slice, Store,
+    StoreError, StoreErrorKind, Version,
 };
 
 /// How much of a reply of the wrong kind an error tells, in characters.
@@ -109,12 +109,13 @@ impl<S: Store> Remote<S> {
     pub async fn compose(
         &self,
         path: impl Into<String>,
-        base: Option<Base>,
+        bases: Vec<Base>,
         when: Condition,
         segments: Vec<Segment>,
+        attributes: Option<Box<Attributes>>,
         keep: impl Any + Send,
     ) -> Result<Meta, StoreError> {
-        self.meta(Op::Compose { path: path.into(), base, when, segments }, Box::new(keep)).await
+        self.meta(Op::Compose { path: path.into(), bases, when, segments, attributes }, Box::new(keep)).await
     }
 
     /// [`Op::Delete`]
@@ -125,12 +126,24 @@ impl<S: Store> Remote<S> {
         self.unit(Op::Delete { path: path.into() }, Box::new(())).await
     }
 
+    /// [`Op::DeleteMany`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn delete_many(&self, paths: Vec<String>) -> Result<(), StoreError> {
+        self.unit(Op::DeleteMany { paths }, Box::new(())).await
+    }
+
     /// [`Op::CreateDir`]
     ///
     /// # Errors
     /// As [`Store::perform`]'s.
-    pub async fn create_dir(&self, path: impl Into<String>) -> Result<(), StoreError> {
-        self.unit(Op::CreateDir { path: path.into() }, Box::new(())).await
+    pub async fn create_dir(
+        &self,
+        path: impl Into<String>,
+        attributes: Option<Box<Attributes>>,
+    ) -> Result<(), StoreError> {
+        self.unit(Op::CreateDir { path: path.into(), attributes }, Box::new(())).await
     }
 
     /// [`Op::RemoveDir`]

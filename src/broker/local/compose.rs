@@ -12,7 +12,7 @@ use super::super::remote::{TEMPORARY, same_version, unique};
 use super::confine::{fstat, open_in, rename_in, stat_in, unlink_in};
 use super::temporary::Temporary;
 use super::{Local, check_target, meta};
-use crate::store::{Base, Condition, Meta, Segment, StoreError, StoreErrorKind};
+use crate::store::{Attributes, Base, Condition, Meta, Segment, StoreError, StoreErrorKind};
 
 /// Mode of new files; what the guest sees is decided elsewhere.
 const FILE_MODE: u32 = 0o644;
@@ -45,30 +45,31 @@ impl Local {
     pub fn compose(
         &self,
         path: &str,
-        base: Option<&Base>,
+        bases: &[Base],
         when: &Condition,
         segments: &[Segment],
+        attributes: Option<&Attributes>,
     ) -> Result<Meta, StoreError> {
         let fail = |e: io::Error| os(&format!("write '{path}'"), &e);
         let (parent, name) = self.root.parent(path).map_err(fail)?;
         let target = stat_in(&parent, &name).map_err(fail)?;
         check_target(path, target.as_ref(), when)?;
         let mut draft = self.draft(&parent).map_err(fail)?;
-        let source = base.map(|base| self.open_base(base)).transpose()?;
-        self.fill(path, &draft.file, source.as_ref().map(|(file, _)| file), segments)?;
-        if let (Some((file, before)), Some(base)) = (&source, base) {
+        let sources = bases.iter().map(|base| self.open_base(base)).collect::<Result<Vec<_>, _>>()?;
+        self.fill(path, &draft.file, &sources, segments)?;
+        for ((file, before), base) in sources.iter().zip(bases) {
             let after = fstat(file).map(|s| meta(&s)).map_err(fail)?;
             if after != *before {
                 return Err(changed(base));
             }
         }
-        let like = match (&source, &target) {
+        let like = match (sources.first(), &target) {
             (_, Some(stat)) => Some(*stat),
             (Some((file, _)), None) => Some(fstat(file).map_err(fail)?),
             (None, None) => None,
         };
         dress(&draft.file, like.as_ref());
-        if let Some((file, _)) = &source {
+        if let Some((file, _)) = sources.first() {
             keep_attributes(file, &draft.file);
         }
         draft.file.sync_all().map_err(fail)?;
@@ -87,8 +88,8 @@ impl Local {
         let (_, source) = self.open_file(from).map_err(|e| os(&format!("copy '{from}'"), &e))?;
         let len = source.size;
         let base = Base { path: from.to_owned(), version: source.version() };
-        let whole = (len > 0).then_some(Segment::Copy { offset: 0, len });
-        self.compose(to, Some(&base), &Condition::Any, whole.as_slice())
+        let whole = (len > 0).then_some(Segment::Copy { base: 0, offset: 0, len });
+        self.compose(to, &[base], &Condition::Any, whole.as_slice(), None)
     }
 
     fn open_base(&self, base: &Base) -> Result<(File, Meta), StoreError> {
@@ -124,7 +125,7 @@ impl Local {
         Ok(Arc::clone(made.insert(temporary)))
     }
 
-    fn fill(&self, path: &str, draft: &File, source: Option<&File>, segments: &[Segment]) -> Result<(), StoreError> {
+    fn fill(&self, path: &str, draft: &File, sources: &[(File, Meta)], segments: &[Segment]) -> Result<(), StoreError> {
         let fail = |e: io::Error| match e.kind() {
             io::ErrorKind::UnexpectedEof => {
                 error(StoreErrorKind::VersionMismatch, format!("write '{path}': the base has become shorter"))
@@ -143,8 +144,9 @@ impl Local {
                     draft.write_all_at(data, at).map_err(fail)?;
                     slice.len.into()
                 }
-                Segment::Copy { offset, len } => {
-                    let source = source.ok_or_else(|| protocol("a copied range without base"))?;
+                Segment::Copy { base, offset, len } => {
+                    let (source, _) =
+                        sources.get(usize::from(base)).ok_or_else(|| protocol("a copied range without base"))?;
                     copy_range(source, offset, draft, at, len).map_err(fail)?;
                     len
                 }

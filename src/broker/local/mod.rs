@@ -23,8 +23,8 @@ use super::remote::{TEMPORARY, same_version};
 use super::url::{Backend, BackendError};
 use crate::store::path::{check_name, check_path, join};
 use crate::store::{
-    Capabilities, Condition, Kind, LIST_PAGE_MAX, ListEntry, Meta, Pool, Reply, Slice, StoreError, StoreErrorKind,
-    Version,
+    Attributes, Capabilities, Condition, Kind, LIST_PAGE_MAX, ListEntry, Meta, Pool, Reply, Slice, StoreError,
+    StoreErrorKind, Version,
 };
 
 /// Mode of new directories; what the guest sees is decided elsewhere.
@@ -75,6 +75,9 @@ impl Local {
             write_if_match: false,
             write_if_absent: true,
             real_dirs: true,
+            attributes: false,
+            attributes_listed: false,
+            xattrs_max: 0,
             size_max: None,
         })
     }
@@ -180,7 +183,7 @@ impl Local {
     }
 
     /// Makes the directory `path`; one that is there is fine.
-    pub fn create_dir(&self, path: &str) -> Result<(), StoreError> {
+    pub fn create_dir(&self, path: &str, _attributes: Option<&Attributes>) -> Result<(), StoreError> {
         let made = self.root.parent(path).and_then(|(dir, name)| match mkdir_in(&dir, &name, DIR_MODE) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) && stat_in(&dir, &name)?.is_some_and(|s| is_dir(&s)) => {
                 Ok(())
@@ -266,7 +269,7 @@ fn check_target(path: &str, target: Option<&libc::stat64>, when: &Condition) -> 
 fn meta(stat: &libc::stat64) -> Meta {
     let mtime = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec);
     if is_dir(stat) {
-        return Meta { kind: Kind::Dir, size: 0, mtime_ns: Some(mtime), etag: None, marker: Some(true) };
+        return Meta { kind: Kind::Dir, size: 0, mtime_ns: Some(mtime), etag: None, marker: Some(true), details: None };
     }
     Meta {
         kind: Kind::File,
@@ -274,5 +277,6 @@ fn meta(stat: &libc::stat64) -> Meta {
         mtime_ns: Some(mtime),
         etag: Some(format!("\"{:x}-{mtime:x}\"", stat.st_ino)),
         marker: None,
+        details: None,
     }
 }

@@ -19,7 +19,7 @@ use super::super::services::Upload;
 use super::plan::{self, Piece, Step};
 use super::{ONE_SHOT_MAX, Remote, STREAM_BUDGET, TEMPORARY, same_version, strong, to_remember};
 use crate::store::pool::PoolBytes;
-use crate::store::{Base, Condition, Meta, Segment, Slice, StoreError, StoreErrorKind};
+use crate::store::{Attributes, Base, Condition, Meta, Segment, Slice, StoreError, StoreErrorKind};
 
 /// Requests of one upload that run side by side.
 const CONCURRENT: usize = 8;
@@ -37,9 +37,11 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 /// A compose under way.
 struct Job<'a> {
     path: &'a str,
-    base: Option<&'a Base>,
+    bases: &'a [Base],
     when: &'a Condition,
     segments: &'a [Segment],
+    /// `None`: as they were.
+    attributes: Option<&'a Attributes>,
     total: u64,
 }
 
@@ -48,12 +50,13 @@ impl Remote {
     pub async fn compose(
         &self,
         path: &str,
-        base: Option<&Base>,
+        bases: &[Base],
         when: &Condition,
         segments: &[Segment],
+        attributes: Option<&Attributes>,
         total: u64,
     ) -> Result<Meta, StoreError> {
-        let job = Job { path, base, when, segments, total };
+        let job = Job { path, bases, when, segments, attributes, total };
         let most = match self.service.upload {
             Upload::OneShot => ONE_SHOT_MAX,
             _ => plan::TOTAL_MAX.min(self.can.write_total_max_size.map_or(u64::MAX, |n| n as u64)),
@@ -100,13 +103,15 @@ impl Remote {
             ..WriteOptions::default()
         };
         let mut before = None;
-        if let Some(base) = job.base {
+        for base in job.bases {
             let metadata = self.head(&base.path).await?.ok_or_else(|| gone("the base"))?;
             let meta = self.meta(&metadata);
             if !same_version(&meta, &base.version) {
                 return Err(gone("the base"));
             }
-            keep_headers(&mut options, &metadata);
+            if job.bases.first() == Some(base) {
+                keep_headers(&mut options, &metadata);
+            }
             if base.path == job.path {
                 before = Some((meta, metadata.version().map(str::to_owned)));
             }
@@ -197,15 +202,15 @@ impl Remote {
             for step in steps {
                 match step {
                     Step::Send(pieces) => copied |= self.send(job, &mut parts, pieces).await?,
-                    Step::Copy { offset, len } => {
+                    Step::Copy { base, offset, len } => {
                         parts.flush().await.map_err(|e| self.fail("write", job.path, &e))?;
-                        self.copy_inside(job, parts.writer, offset, len).await?;
+                        self.copy_inside(job, parts.writer, base, offset, len).await?;
                         copied = true;
                     }
                 }
             }
             parts.flush().await.map_err(|e| self.fail("write", job.path, &e))?;
-            if let (true, Some(base)) = (copied, job.base) {
+            for base in job.bases.iter().filter(|_| copied) {
                 // Servers that ignore the condition on copied ranges, and stores that have none.
                 self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
             }
@@ -238,9 +243,9 @@ impl Remote {
                 match piece {
                     Piece::Pool(slice) => whole.push(self.pool_bytes(job, slice)?),
                     Piece::Zero(len) => whole.extend(zeros(len)),
-                    Piece::Fetch { offset, len } => {
+                    Piece::Fetch { base, offset, len } => {
                         copied = true;
-                        let mut stream = self.fetch(job, offset, len).await?;
+                        let mut stream = self.fetch(job, base, offset, len).await?;
                         while let Some(buffer) = stream.try_next().await? {
                             whole.extend(buffer);
                         }
@@ -248,7 +253,7 @@ impl Remote {
                 }
             }
         }
-        if let (true, Some(base)) = (copied, job.base) {
+        for base in job.bases.iter().filter(|_| copied) {
             self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
         }
         let whole = Buffer::from(whole);
@@ -268,9 +273,9 @@ impl Remote {
                         parts.push(bytes).await.map_err(fail)?;
                     }
                 }
-                Piece::Fetch { offset, len } => {
+                Piece::Fetch { base, offset, len } => {
                     copied = true;
-                    let mut stream = self.fetch(job, offset, len).await?;
+                    let mut stream = self.fetch(job, base, offset, len).await?;
                     while let Some(buffer) = stream.try_next().await? {
                         for bytes in buffer {
                             parts.push(bytes).await.map_err(fail)?;
@@ -294,8 +299,15 @@ impl Remote {
         Ok(if keeps { Bytes::copy_from_slice(bytes.as_ref()) } else { Bytes::from_owner(bytes) })
     }
 
-    async fn copy_inside(&self, job: &Job<'_>, writer: &mut Writer, offset: u64, len: u64) -> Result<(), StoreError> {
-        let base = self.base(job)?;
+    async fn copy_inside(
+        &self,
+        job: &Job<'_>,
+        writer: &mut Writer,
+        base: u8,
+        offset: u64,
+        len: u64,
+    ) -> Result<(), StoreError> {
+        let base = self.base(job, base)?;
         let range = BytesRange::new(offset, Some(len));
         let options = ReadOptions { range, if_match: strong(&base.version), ..ReadOptions::default() };
         let copy = writer.copy_from_options(&base.path, options).await;
@@ -306,10 +318,11 @@ impl Remote {
     async fn fetch(
         &self,
         job: &Job<'_>,
+        base: u8,
         offset: u64,
         len: u64,
     ) -> Result<BoxStream<'_, Result<Buffer, StoreError>>, StoreError> {
-        let base = self.base(job)?;
+        let base = self.base(job, base)?;
         let path = base.path.clone();
         let options = ReaderOptions {
             if_match: strong(&base.version).filter(|_| self.can.read_with_if_match),
@@ -324,9 +337,11 @@ impl Remote {
         Ok(stream.map_err(fail).boxed())
     }
 
-    fn base<'a>(&self, job: &Job<'a>) -> Result<&'a Base, StoreError> {
+    fn base<'a>(&self, job: &Job<'a>, number: u8) -> Result<&'a Base, StoreError> {
         let path = job.path;
-        job.base.ok_or_else(|| error(StoreErrorKind::Protocol, format!("write '{path}': a copied range without base")))
+        job.bases
+            .get(usize::from(number))
+            .ok_or_else(|| error(StoreErrorKind::Protocol, format!("write '{path}': a copied range without base")))
     }
 
     /// What a stat of the new object says; with what the upload itself said where the store has changed since or does not

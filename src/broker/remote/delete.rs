@@ -19,4 +19,12 @@ impl Remote {
         }
         self.ops.ask.delete(path).await.map_err(|e| self.fail("delete", path, &e))
     }
+
+    /// Deletes the objects `paths`; missing ones are fine.
+    pub async fn delete_many(&self, paths: Vec<String>) -> Result<(), StoreError> {
+        for path in &paths {
+            self.delete(path).await?;
+        }
+        Ok(())
+    }
 }

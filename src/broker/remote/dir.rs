@@ -5,11 +5,11 @@ use opendal::options::ListOptions;
 
 use super::super::error::error;
 use super::{Remote, dir_path};
-use crate::store::{Kind, StoreError, StoreErrorKind};
+use crate::store::{Attributes, Kind, StoreError, StoreErrorKind};
 
 impl Remote {
     /// Makes `path` a directory that stays while empty; one that is there already gets its marker and is fine.
-    pub async fn create_dir(&self, path: &str) -> Result<(), StoreError> {
+    pub async fn create_dir(&self, path: &str, _attributes: Option<&Attributes>) -> Result<(), StoreError> {
         match self.find(path).await? {
             Some(meta) if meta.kind == Kind::File => {
                 return Err(error(StoreErrorKind::Exists, format!("create directory '{path}': a file is there")));

@@ -93,6 +93,9 @@ impl Remote {
             write_if_match: self.can.write_with_if_match && upload != Upload::InPlace,
             write_if_absent: self.can.write_with_if_not_exists && upload != Upload::InPlace,
             real_dirs: self.service.real_dirs,
+            attributes: false,
+            attributes_listed: false,
+            xattrs_max: 0,
             size_max: match upload {
                 Upload::OneShot => Some(ONE_SHOT_MAX),
                 _ => self.can.write_total_max_size.map(|n| n as u64),
@@ -114,7 +117,7 @@ impl Remote {
             _ if self.service.etag => (of.etag().filter(|e| !e.is_empty()).map(|e| self.quoted(e)), seconds(of)),
             _ => (None, seconds(of)),
         };
-        Meta { kind: Kind::File, size: of.content_length(), mtime_ns, etag, marker: None }
+        Meta { kind: Kind::File, size: of.content_length(), mtime_ns, etag, marker: None, details: None }
     }
 
     /// An ETag with its quotes, which some answers of some servers lack. Google's have none, and mean it.
@@ -124,7 +127,7 @@ impl Remote {
     }
 
     fn dir(&self, marker: Option<bool>, mtime_ns: Option<i64>) -> Meta {
-        Meta { kind: Kind::Dir, size: 0, mtime_ns, etag: None, marker }
+        Meta { kind: Kind::Dir, size: 0, mtime_ns, etag: None, marker, details: None }
     }
 }
 
@@ -181,6 +184,7 @@ mod tests {
             mtime_ns,
             etag: etag.map(Into::into),
             marker: None,
+            details: None,
         };
         let version = |size, etag: Option<&str>, mtime_ns| Version { etag: etag.map(Into::into), size, mtime_ns };
         assert!(same_version(&meta(1, Some("\"a\""), Some(5)), &version(1, Some("\"a\""), None)));

@@ -28,7 +28,7 @@ pub(super) enum Step {
     /// Send these.
     Send(Vec<Piece>),
     /// Let the store copy this range of the base.
-    Copy { offset: u64, len: u64 },
+    Copy { base: u8, offset: u64, len: u64 },
 }
 
 /// Bytes that pass through us.
@@ -38,6 +38,7 @@ pub(super) enum Piece {
     Zero(u64),
     /// A range of the base, to be read.
     Fetch {
+        base: u8,
         offset: u64,
         len: u64,
     },
@@ -59,10 +60,10 @@ pub(super) fn plan(segments: &[Segment], total: u64, native: bool) -> Vec<Step> 
         match *segment {
             Segment::Data(slice) => pieces.push(Piece::Pool(slice)),
             Segment::Zero { len } => pieces.push(Piece::Zero(len)),
-            Segment::Copy { offset, len } if !native || len < copy_min || total <= SINGLE_MAX => {
-                pieces.push(Piece::Fetch { offset, len });
+            Segment::Copy { base, offset, len } if !native || len < copy_min || total <= SINGLE_MAX => {
+                pieces.push(Piece::Fetch { base, offset, len });
             }
-            Segment::Copy { offset, len } => {
+            Segment::Copy { base, offset, len } => {
                 if !pieces.is_empty() {
                     steps.push(Step::Send(std::mem::take(&mut pieces)));
                 }
@@ -71,7 +72,7 @@ pub(super) fn plan(segments: &[Segment], total: u64, native: bool) -> Vec<Step> 
                 let mut at = offset;
                 for n in 0..slices {
                     let len = each + u64::from(n < odd);
-                    steps.push(Step::Copy { offset: at, len });
+                    steps.push(Step::Copy { base, offset: at, len });
                     at += len;
                 }
             }
@@ -97,7 +98,7 @@ mod tests {
 
     fn segment() -> impl Strategy<Value = Segment> {
         prop_oneof![
-            (0..1u64 << 40, 1..1u64 << 36).prop_map(|(offset, len)| Segment::Copy { offset, len }),
+            (0..1u64 << 40, 1..1u64 << 36).prop_map(|(offset, len)| Segment::Copy { base: 0, offset, len }),
             (0..1u64 << 30, 1..1u32 << 22).prop_map(|(offset, len)| Segment::Data(Slice { offset, len })),
             (1..1u64 << 30).prop_map(|len| Segment::Zero { len }),
         ]
@@ -114,19 +115,21 @@ mod tests {
     fn flatten(steps: &[Step]) -> Vec<Segment> {
         let mut flat: Vec<Segment> = Vec::new();
         let mut push = |next: Segment| match (flat.last_mut(), &next) {
-            (Some(Segment::Copy { offset, len }), Segment::Copy { offset: at, len: more }) if *offset + *len == *at => {
+            (Some(Segment::Copy { base: 0, offset, len }), Segment::Copy { offset: at, len: more, .. })
+                if *offset + *len == *at =>
+            {
                 *len += more;
             }
             _ => flat.push(next),
         };
         for step in steps {
             match step {
-                Step::Copy { offset, len } => push(Segment::Copy { offset: *offset, len: *len }),
+                Step::Copy { base, offset, len } => push(Segment::Copy { base: *base, offset: *offset, len: *len }),
                 Step::Send(pieces) => pieces.iter().for_each(|piece| {
                     push(match *piece {
                         Piece::Pool(slice) => Segment::Data(slice),
                         Piece::Zero(len) => Segment::Zero { len },
-                        Piece::Fetch { offset, len } => Segment::Copy { offset, len },
+                        Piece::Fetch { base, offset, len } => Segment::Copy { base, offset, len },
                     });
                 }),
             }
@@ -145,7 +148,7 @@ mod tests {
             let whole: Vec<Step> = segments.iter().map(|s| Step::Send(vec![match *s {
                 Segment::Data(slice) => Piece::Pool(slice),
                 Segment::Zero { len } => Piece::Zero(len),
-                Segment::Copy { offset, len } => Piece::Fetch { offset, len },
+                Segment::Copy { base, offset, len } => Piece::Fetch { base, offset, len },
             }])).collect();
             prop_assert_eq!(flatten(&steps), flatten(&whole));
             let part = part_size(total);
@@ -174,7 +177,7 @@ mod tests {
         let each = 512u64 << 20;
         let mut segments = Vec::new();
         for n in 0..total / each {
-            segments.push(Segment::Copy { offset: n * each, len: each - 1 });
+            segments.push(Segment::Copy { base: 0, offset: n * each, len: each - 1 });
             segments.push(Segment::Zero { len: 1 });
         }
         let steps = plan(&segments, total, true);

@@ -74,8 +74,8 @@ impl Remote {
             }
         }
         let base = Base { path: from.to_owned(), version: meta.version() };
-        let whole = (meta.size > 0).then_some(Segment::Copy { offset: 0, len: meta.size });
-        self.compose(to, Some(&base), when, whole.as_slice(), meta.size).await
+        let whole = (meta.size > 0).then_some(Segment::Copy { base: 0, offset: 0, len: meta.size });
+        self.compose(to, &[base], when, whole.as_slice(), None, meta.size).await
     }
 
     /// The copy, as the store sees it.

@@ -128,7 +128,7 @@ fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
     let bytes = noise(20 << 20, 3);
     let segments = bytes.chunks(1 << 20).map(|part| bed.data(part)).collect();
     proxy.once(&["POST ", "uploadId="], Fault::LoseAnswer);
-    let made = block_on(bed.remote.compose("big", None, Condition::IfAbsent, segments, ())).unwrap();
+    let made = block_on(bed.remote.compose("big", Vec::new(), Condition::IfAbsent, segments, None, ())).unwrap();
     assert_eq!(made.size, bytes.len() as u64);
     assert!(bed.get("big") == bytes);
 }
@@ -140,7 +140,7 @@ fn a_failed_upload_leaves_the_old_object_and_no_parts() {
     let segments: Vec<_> = noise(40 << 20, 4).chunks(1 << 20).map(|part| bed.data(part)).collect();
     proxy.rule(|line| (line.starts_with("PUT ") && line.contains("partNumber=2")).then_some(Fault::Refuse));
     let version = Condition::IfVersion(old.version());
-    let failed = block_on(bed.remote.compose("big", None, version, segments, ())).unwrap_err();
+    let failed = block_on(bed.remote.compose("big", Vec::new(), version, segments, None, ())).unwrap_err();
     assert_eq!(failed.kind, StoreErrorKind::Unavailable, "{failed}");
     assert_eq!(bed.get("big"), b"old content");
     assert_eq!(proxy.count("POST /bucket/big?uploadId="), 0, "a failed upload must never be completed");

@@ -104,7 +104,7 @@ fn a_rewrite_keeps_mode_and_attributes_and_leaves_nothing_behind() {
     fs::write(dir.path().join(".ovfs-tmp/left-behind/x"), "x").unwrap();
     let bed = Bed::new(&url(dir.path()));
     let old = bed.stat("script").unwrap();
-    bed.rewrite("script", &old, vec![Segment::Copy { offset: 0, len: 10 }, bed.data(b"echo\n")]).unwrap();
+    bed.rewrite("script", &old, vec![Segment::Copy { base: 0, offset: 0, len: 10 }, bed.data(b"echo\n")]).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap(), "#!/bin/sh\necho\n");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o750);
     assert!(!dir.path().join(".ovfs-tmp/left-behind").exists());
@@ -148,6 +148,11 @@ fn a_missing_root_is_refused() {
     fs::remove_dir(&gone).unwrap();
     let (_ours, theirs) = UnixStream::pair().unwrap();
     let pool = Arc::new(Pool::new(4096).unwrap());
-    let options = BrokerOptions { request_timeout: Duration::from_secs(1), flush_timeout: Duration::from_secs(1) };
+    let options = BrokerOptions {
+        request_timeout: Duration::from_secs(1),
+        flush_timeout: Duration::from_secs(1),
+        posix_metadata: false,
+        readonly: false,
+    };
     assert_eq!(run(backend, pool, theirs.into(), options, || (), || 0), 1);
 }

@@ -47,7 +47,12 @@ impl Bed {
         let pool = Arc::new(Pool::new(POOL).unwrap());
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (exit, exited) = mpsc::channel();
-        let options = BrokerOptions { request_timeout, flush_timeout: Duration::from_secs(5) };
+        let options = BrokerOptions {
+            request_timeout,
+            flush_timeout: Duration::from_secs(5),
+            posix_metadata: false,
+            readonly: false,
+        };
         let broker_pool = Arc::clone(&pool);
         let (stop, stopped) = tokio::sync::mpsc::channel(2);
         let broker = std::thread::spawn(move || {
@@ -75,7 +80,7 @@ impl Bed {
 
     fn put_when(&self, path: &str, bytes: &[u8], when: Condition) -> Result<Meta, StoreError> {
         let segments = if bytes.is_empty() { vec![] } else { vec![self.data(bytes)] };
-        block_on(self.remote.compose(path, None, when, segments, ()))
+        block_on(self.remote.compose(path, Vec::new(), when, segments, None, ()))
     }
 
     fn put(&self, path: &str, bytes: &[u8]) -> Meta {
@@ -93,7 +98,7 @@ impl Bed {
         self.tick();
         let version = old.version();
         let base = Base { path: path.into(), version: version.clone() };
-        block_on(self.remote.compose(path, Some(base), Condition::IfVersion(version), segments, ()))
+        block_on(self.remote.compose(path, vec![base], Condition::IfVersion(version), segments, None, ()))
     }
 
     fn read(&self, path: &str, version: Option<Version>, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
@@ -137,7 +142,7 @@ impl Bed {
     }
 
     fn mkdir(&self, path: &str) -> Result<(), StoreErrorKind> {
-        block_on(self.remote.create_dir(path)).map_err(|e| e.kind)
+        block_on(self.remote.create_dir(path, None)).map_err(|e| e.kind)
     }
 
     fn rmdir(&self, path: &str) -> Result<(), StoreErrorKind> {
@@ -230,7 +235,7 @@ fn files(bed: &Bed) {
     let slice = bed.room(3);
     bed.pool.write(slice.offset, b"abc");
     let segments = vec![Segment::Data(slice)];
-    block_on(bed.remote.compose("own copy", None, Condition::Any, segments, ())).unwrap();
+    block_on(bed.remote.compose("own copy", Vec::new(), Condition::Any, segments, None, ())).unwrap();
     bed.pool.write(slice.offset, b"xyz");
     assert_eq!(bed.get("own copy"), b"abc");
     bed.delete("own copy").unwrap();
@@ -240,7 +245,7 @@ fn files(bed: &Bed) {
 
     // A change in the middle, an append, cuts, holes.
     let old = bed.stat("file").unwrap();
-    let copy = |offset, len| Segment::Copy { offset, len };
+    let copy = |offset, len| Segment::Copy { base: 0, offset, len };
     let middle = bed.rewrite("file", &old, vec![copy(0, 50), bed.data(b"NEW"), copy(53, 99_947)]).unwrap();
     let mut want = text.clone();
     want[50..53].copy_from_slice(b"NEW");
@@ -270,7 +275,8 @@ fn files(bed: &Bed) {
     // From another object.
     let source = bed.put("source", &text);
     let base = Base { path: "source".into(), version: source.version() };
-    let made = block_on(bed.remote.compose("made", Some(base), Condition::IfAbsent, vec![copy(10, 20)], ())).unwrap();
+    let made =
+        block_on(bed.remote.compose("made", vec![base], Condition::IfAbsent, vec![copy(10, 20)], None, ())).unwrap();
     assert_eq!((made.size, bed.get("made")), (20, text[10..30].to_vec()));
 
     let copied = block_on(bed.remote.copy("source", "copied")).unwrap();
@@ -432,18 +438,19 @@ fn refusals(bed: &Bed) {
     let base = Base { path: "b".into(), version: Version { size: 10, ..Version::default() } };
     let compose = |base: Option<&Base>, segments| Op::Compose {
         path: "a".into(),
-        base: base.cloned(),
+        bases: base.into_iter().cloned().collect(),
         when: Condition::Any,
         segments,
+        attributes: None,
     };
     for against_the_rules in [
         Op::Read { path: "a".into(), version: None, offset: 0, dest: outside },
         Op::Read { path: "a".into(), version: None, offset: u64::MAX, dest: Slice { offset: 0, len: 1 } },
         Op::Read { path: String::new(), version: None, offset: 0, dest: Slice { offset: 0, len: 1 } },
         compose(None, vec![Segment::Data(outside)]),
-        compose(None, vec![Segment::Copy { offset: 0, len: 1 }]),
-        compose(Some(&base), vec![Segment::Copy { offset: 10, len: 1 }]),
-        compose(Some(&base), vec![Segment::Copy { offset: u64::MAX, len: 2 }]),
+        compose(None, vec![Segment::Copy { base: 0, offset: 0, len: 1 }]),
+        compose(Some(&base), vec![Segment::Copy { base: 0, offset: 10, len: 1 }]),
+        compose(Some(&base), vec![Segment::Copy { base: 0, offset: u64::MAX, len: 2 }]),
         compose(None, vec![Segment::Zero { len: 0 }]),
         compose(None, vec![Segment::Zero { len: u64::MAX }, Segment::Zero { len: 2 }]),
         Op::Delete { path: String::new() },
@@ -511,7 +518,7 @@ fn many(bed: &Bed, count: usize) {
     bed.mkdir("many").unwrap();
     let puts = (0..count).map(|n| {
         let segments = vec![bed.data(b"x")];
-        bed.remote.compose(format!("many/{n:05}"), None, Condition::Any, segments, ())
+        bed.remote.compose(format!("many/{n:05}"), Vec::new(), Condition::Any, segments, None, ())
     });
     for done in block_on(futures::future::join_all(puts)) {
         done.unwrap();

@@ -146,10 +146,10 @@ fn five_thousand_entries_and_a_rename_of_them_all() {
 
 fn large_objects(bed: &Bed) {
     let mib = 1usize << 20;
-    let copy = |offset: usize, len: usize| Segment::Copy { offset: offset as u64, len: len as u64 };
+    let copy = |offset: usize, len: usize| Segment::Copy { base: 0, offset: offset as u64, len: len as u64 };
     let mut want = noise(40 * mib, 9);
     let slices: Vec<_> = want.chunks(mib).map(|part| bed.data(part)).collect();
-    let mut meta = block_on(bed.remote.compose("big", None, Condition::IfAbsent, slices, ())).unwrap();
+    let mut meta = block_on(bed.remote.compose("big", Vec::new(), Condition::IfAbsent, slices, None, ())).unwrap();
     assert_eq!(meta.size, want.len() as u64);
     assert_eq!(bed.get("big"), want);
     // A change in the middle: the store copies the rest.
@@ -223,7 +223,7 @@ fn headers_of_others_survive_a_rewrite() {
         .unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
     let old = bed.stat("page").unwrap();
-    bed.rewrite("page", &old, vec![Segment::Copy { offset: 0, len: 4 }, bed.data(b"e")]).unwrap();
+    bed.rewrite("page", &old, vec![Segment::Copy { base: 0, offset: 0, len: 4 }, bed.data(b"e")]).unwrap();
     bed.put("new.html", b"<p>");
     let head = |key: &str| {
         let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
