@@ -9,7 +9,7 @@ use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
 use super::handles::Handles;
 use super::inode::{Inode, now_ns};
-use super::tree::{HIDDEN_PREFIX, Tree};
+use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
@@ -161,9 +161,9 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// EILSEQ: not UTF-8. EINVAL: a name that no key can have, or one of ours.
-    pub(super) fn new_name(name: &[u8]) -> Result<&str> {
+    pub(super) fn new_name(parent: NodeId, name: &[u8]) -> Result<&str> {
         let name = check_name(name)?;
-        if name.starts_with(HIDDEN_PREFIX) || name.trim() != name {
+        if is_reserved(parent, name) || name.trim() != name {
             return Err(Errno::EINVAL);
         }
         Ok(name)
@@ -173,8 +173,8 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// ENOENT; ENAMETOOLONG.
-    pub(super) fn old_name(name: &[u8]) -> Result<&str> {
-        match Self::new_name(name) {
+    pub(super) fn old_name(parent: NodeId, name: &[u8]) -> Result<&str> {
+        match Self::new_name(parent, name) {
             Err(Errno::EILSEQ | Errno::EINVAL) => Err(Errno::ENOENT),
             other => other,
         }

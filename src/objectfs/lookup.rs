@@ -16,7 +16,7 @@ impl<S: Store> Core<S> {
     /// FUSE_LOOKUP.
     pub(super) async fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
         self.inode(parent)?.dir()?;
-        let inode = self.resolve(parent, Self::old_name(name)?).await?;
+        let inode = self.resolve(parent, Self::old_name(parent, name)?).await?;
         self.tree().remember(inode.id);
         Ok(self.entry(&inode))
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
 use super::lookup::dirent_type;
-use super::tree::HIDDEN_PREFIX;
+use super::tree::is_reserved;
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::path::check_name;
@@ -113,7 +113,7 @@ impl<S: Store> Core<S> {
         let (entries, cursor) = self.remote.list(path, listing.cursor.unwrap_or(0)).await?;
         for entry in entries {
             let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
-            if legal && !entry.name.starts_with(HIDDEN_PREFIX) {
+            if legal && !is_reserved(dir.inode.id, &entry.name) {
                 listing.names.push(Listed { name: entry.name, meta: entry.meta, asked: Some(asked) });
             }
         }

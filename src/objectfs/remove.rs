@@ -20,7 +20,7 @@ pub(super) enum Leaving {
 impl<S: Store> Core<S> {
     /// FUSE_MKDIR: a marker object where the store has no directories of its own.
     pub(super) async fn mkdir(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
-        let name = Self::new_name(name)?;
+        let name = Self::new_name(parent, name)?;
         match self.resolve(parent, name).await {
             Ok(_) => return Err(Errno::EEXIST),
             Err(Errno::ENOENT) => {}
@@ -42,7 +42,7 @@ impl<S: Store> Core<S> {
 
     /// FUSE_RMDIR.
     pub(super) async fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        let name = Self::old_name(name)?;
+        let name = Self::old_name(parent, name)?;
         let inode = self.resolve(parent, name).await?;
         inode.dir()?;
         let _paths_stay = self.renaming.read().await;
@@ -85,7 +85,7 @@ impl<S: Store> Core<S> {
 
     /// FUSE_UNLINK. A file that is open stays whole for those who have it open.
     pub(super) async fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        let name = Self::old_name(name)?;
+        let name = Self::old_name(parent, name)?;
         let inode = self.resolve(parent, name).await?;
         inode.file()?;
         if !self.capabilities.write {

@@ -28,8 +28,8 @@ impl<S: Store> Core<S> {
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Errno::EINVAL);
         }
-        let from = Place { parent, name: Self::old_name(name)? };
-        let to = Place { parent: new_parent, name: Self::new_name(new_name)? };
+        let from = Place { parent, name: Self::old_name(parent, name)? };
+        let to = Place { parent: new_parent, name: Self::new_name(new_parent, new_name)? };
         let source = self.resolve(from.parent, from.name).await?;
         let target = match self.resolve(to.parent, to.name).await {
             Ok(inode) => Some(inode),
