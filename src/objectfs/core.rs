@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
+use super::deletions::Deletions;
 use super::handles::Handles;
 use super::inode::{Inode, now_ns};
 use super::tree::{Tree, is_reserved};
@@ -99,6 +100,7 @@ pub struct Core<S> {
     /// Held for reading by what depends on the path of a file staying as it is, for writing by renames.
     pub(super) renaming: async_lock::RwLock<()>,
     pub(super) handles: Handles,
+    pub(super) deletions: Deletions,
     /// An upload failed since the retrier last looked.
     pub(super) retry_wanted: AtomicBool,
     /// Runs what no request waits for.
@@ -127,6 +129,7 @@ impl<S: Store> Core<S> {
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
             handles: Handles::new(config.handles_max),
+            deletions: Deletions::default(),
             retry_wanted: AtomicBool::new(false),
             background,
             tree: Mutex::new(Tree::new(now_ns(), config.inodes_max)),

@@ -38,6 +38,9 @@ impl<S: Store> Core<S> {
                 }
                 tree.path_of(parent, name)?
             };
+            if self.deletions.contains(&path) {
+                return Err(Errno::ENOENT);
+            }
             let asked = Instant::now();
             let answer = self.remote.stat(path.clone()).await;
             let mut tree = self.tree();

@@ -110,10 +110,12 @@ impl<S: Store> Core<S> {
     async fn next_page(&self, dir: &OpenDir, listing: &mut Listing) -> Result<()> {
         let path = self.tree().path(dir.inode.id)?;
         let asked = Instant::now();
-        let (entries, cursor) = self.remote.list(path, listing.cursor.unwrap_or(0)).await?;
+        let (entries, cursor) = self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await?;
+        let deleting = !self.deletions.is_empty();
         for entry in entries {
             let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
-            if legal && !is_reserved(dir.inode.id, &entry.name) {
+            let pending = || deleting && self.deletions.contains(&crate::store::path::join(&path, &entry.name));
+            if legal && !pending() && !is_reserved(dir.inode.id, &entry.name) {
                 listing.names.push(Listed { name: entry.name, meta: entry.meta, asked: Some(asked) });
             }
         }

@@ -29,6 +29,7 @@ impl<S: Store> Core<S> {
         let _paths_stay = self.renaming.read().await;
         let path = self.tree().path_of(parent, name)?;
         crate::store::path::check_path(&path)?;
+        self.settle(&path).await;
         self.remote.create_dir(path, None).await?;
         let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None };
         let mut tree = self.tree();
@@ -48,6 +49,7 @@ impl<S: Store> Core<S> {
         let _paths_stay = self.renaming.read().await;
         let path = self.tree().path_of(parent, name)?;
         self.no_local_children(inode.id)?;
+        self.settle_all().await?;
         self.keep_dir(parent).await?;
         let result = self.remote.remove_dir(path).await;
         if result.is_ok() || result.as_ref().is_err_and(super::lookup::gone) {
@@ -106,7 +108,7 @@ impl<S: Store> Core<S> {
             (state.content.base().is_some(), state.shadows)
         };
         if shadows || (in_store && !self.keep_open(&inode, &path, Leaving::Deleted).await?) {
-            self.remote.delete(path).await?;
+            self.delete_object(path, parent, name).await?;
         }
         let mut tree = self.tree();
         tree.mark_changed(parent);

@@ -82,6 +82,7 @@ impl<S: Store> Core<S> {
             None => None,
         };
         let (old, new) = self.paths(source, from, to)?;
+        self.settle(&new).await;
         self.keep_dir(from.parent).await?;
         let (in_store, shadows) = {
             let state = source.state();
@@ -125,6 +126,7 @@ impl<S: Store> Core<S> {
     ) -> Result<()> {
         let _nothing_else = self.renaming.write().await;
         let (old, new) = self.paths(source, from, to)?;
+        self.settle_all().await?;
         if self.tree().is_below(to.parent, source.id) {
             return Err(Errno::EINVAL);
         }

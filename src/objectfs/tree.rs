@@ -157,7 +157,7 @@ impl Tree {
     }
 
     /// Notes that `name` below `parent` is no more.
-    fn mark_removed(&mut self, parent: NodeId, name: String) {
+    pub fn mark_removed(&mut self, parent: NodeId, name: String) {
         if let Some(node) = self.nodes.get_mut(&parent) {
             let now = Instant::now();
             if node.removed.len() >= REMOVED_MAX {
