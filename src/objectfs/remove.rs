@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::conflict::is_conflict;
 use super::core::{Core, READ_BLOCK};
 use super::inode::Inode;
 use super::upload::hidden_name;
@@ -133,9 +134,16 @@ impl<S: Store> Core<S> {
             return Ok(false);
         }
         let hidden = hidden_name();
-        let (meta, moved) = match leaving {
-            Leaving::Deleted => (self.remote.rename_file(path, hidden.as_str(), Condition::Any).await?, true),
-            Leaving::Replaced => (self.remote.copy(path, hidden.as_str()).await?, false),
+        let version = inode.state().object_version();
+        let (kept, moved) = match leaving {
+            Leaving::Deleted => (self.remote.rename_file(path, hidden.as_str(), Condition::Any, version).await, true),
+            Leaving::Replaced => (self.remote.copy(path, hidden.as_str(), version).await, false),
+        };
+        let meta = match kept {
+            Ok(meta) => meta,
+            // Somebody else has replaced or deleted it: to those who have it open it is stale.
+            Err(error) if is_conflict(&error) => return Ok(false),
+            Err(error) => return Err(error.into()),
         };
         let mut state = inode.state();
         state.content.rebase(meta.version());
