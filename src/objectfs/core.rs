@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
 use super::handles::Handles;
+use super::ids::Ids;
 use super::inode::{Inode, now_ns};
 use super::tree::{HIDDEN_PREFIX, Tree};
 use crate::cache::{Blocks, CleanCache};
@@ -92,6 +93,7 @@ impl Config {
 /// What all operations share.
 pub struct Core<S> {
     pub(super) config: Config,
+    pub(super) ids: Ids,
     pub(super) remote: Remote<S>,
     pub(super) capabilities: Capabilities,
     pub(super) blocks: Arc<Blocks>,
@@ -114,6 +116,7 @@ impl<S: Store> Core<S> {
     /// When no thread can be made.
     pub fn new(
         config: Config,
+        ids: Ids,
         remote: Remote<S>,
         capabilities: Capabilities,
         pool: Arc<Pool>,
@@ -121,6 +124,7 @@ impl<S: Store> Core<S> {
         let background = ThreadPoolBuilder::new().pool_size(1).name_prefix("ovfs-background").create()?;
         Ok(Arc::new_cyclic(|me| Core {
             config,
+            ids,
             remote,
             capabilities,
             blocks: Blocks::new(pool),
@@ -202,8 +206,8 @@ impl<S: Store> Core<S> {
             ctimensec: mtimensec,
             mode,
             nlink,
-            uid: self.config.uid,
-            gid: self.config.gid,
+            uid: self.ids.guest_uid(self.config.uid),
+            gid: self.ids.guest_gid(self.config.gid),
             rdev: 0,
             blksize: 4096,
             flags: 0,

@@ -14,6 +14,7 @@ mod content;
 mod core;
 mod errno;
 mod handles;
+mod ids;
 mod inode;
 mod lookup;
 mod open;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use self::core::Core;
 pub use self::core::{CachePolicy, Config, OnConflict};
+pub use self::ids::Ids;
 use crate::fs::flags::init;
 use crate::fs::{
     Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read, Result,
@@ -61,7 +63,21 @@ impl<S: Store> ObjectFs<S> {
         capabilities: Capabilities,
         pool: Arc<Pool>,
     ) -> std::io::Result<ObjectFs<S>> {
-        let core = Core::new(config, remote, capabilities, pool)?;
+        ObjectFs::with_ids(config, Ids::default(), remote, capabilities, pool)
+    }
+
+    /// As [`ObjectFs::new`], with owners translated between guest and store.
+    ///
+    /// # Errors
+    /// As [`ObjectFs::new`].
+    pub fn with_ids(
+        config: Config,
+        ids: Ids,
+        remote: Remote<S>,
+        capabilities: Capabilities,
+        pool: Arc<Pool>,
+    ) -> std::io::Result<ObjectFs<S>> {
+        let core = Core::new(config, ids, remote, capabilities, pool)?;
         let retrier = upload::Retrier::start(Arc::downgrade(&core))?;
         Ok(ObjectFs { core, _retrier: retrier })
     }
@@ -86,7 +102,7 @@ impl<S: Store> FileSystem for ObjectFs<S> {
         let wanted = [
             (readdirplus, init::DO_READDIRPLUS | init::READDIRPLUS_AUTO),
             (config.writeback, init::WRITEBACK_CACHE),
-            (config.killpriv_v2, init::HANDLE_KILLPRIV_V2),
+            (config.killpriv_v2 && !config.posix, init::HANDLE_KILLPRIV_V2),
             (config.allow_mmap, init::DIRECT_IO_ALLOW_MMAP),
         ];
         Ok(wanted.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag) & offered)
