@@ -163,7 +163,7 @@ impl Mount {
                 }
             }
             Op::Delete { path } | Op::CreateDir { path, .. } | Op::RemoveDir { path } => below_root(path)?,
-            Op::Copy { from, to } | Op::RenameFile { from, to, .. } | Op::RenameDir { from, to } => {
+            Op::Copy { from, to, .. } | Op::RenameFile { from, to, .. } | Op::RenameDir { from, to } => {
                 below_root(from)?;
                 below_root(to)?;
             }
@@ -226,8 +226,10 @@ async fn remote(store: &Remote, op: Op, total: u64) -> Result<Reply, StoreError>
         Op::DeleteMany { paths } => unit(store.delete_many(paths).await?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref()).await?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path).await?),
-        Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to).await?),
-        Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when).await?),
+        Op::Copy { from, to, version } => Reply::Meta(store.copy(&from, &to, version.as_ref()).await?),
+        Op::RenameFile { from, to, when, version } => {
+            Reply::Meta(store.rename_file(&from, &to, &when, version.as_ref()).await?)
+        }
         Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to).await?),
     })
 }
@@ -249,8 +251,10 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
         Op::DeleteMany { paths } => unit(paths.iter().try_for_each(|path| store.delete(path))?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref())?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path)?),
-        Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to)?),
-        Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when)?),
+        Op::Copy { from, to, version } => Reply::Meta(store.copy(&from, &to, version.as_ref())?),
+        Op::RenameFile { from, to, when, version } => {
+            Reply::Meta(store.rename_file(&from, &to, &when, version.as_ref())?)
+        }
         Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to)?),
     })
 }

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
+use super::deletions::Deletions;
 use super::handles::Handles;
 use super::ids::Ids;
 use super::inode::{Inode, now_ns};
-use super::tree::{HIDDEN_PREFIX, Tree};
+use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
@@ -101,6 +102,7 @@ pub struct Core<S> {
     /// Held for reading by what depends on the path of a file staying as it is, for writing by renames.
     pub(super) renaming: async_lock::RwLock<()>,
     pub(super) handles: Handles,
+    pub(super) deletions: Deletions,
     /// An upload failed since the retrier last looked.
     pub(super) retry_wanted: AtomicBool,
     /// Runs what no request waits for.
@@ -131,6 +133,7 @@ impl<S: Store> Core<S> {
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
             handles: Handles::new(config.handles_max),
+            deletions: Deletions::default(),
             retry_wanted: AtomicBool::new(false),
             background,
             tree: Mutex::new(Tree::new(now_ns(), config.inodes_max)),
@@ -165,9 +168,9 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// EILSEQ: not UTF-8. EINVAL: a name that no key can have, or one of ours.
-    pub(super) fn new_name(name: &[u8]) -> Result<&str> {
+    pub(super) fn new_name(parent: NodeId, name: &[u8]) -> Result<&str> {
         let name = check_name(name)?;
-        if name.starts_with(HIDDEN_PREFIX) || name.trim() != name {
+        if is_reserved(parent, name) || name.trim() != name {
             return Err(Errno::EINVAL);
         }
         Ok(name)
@@ -177,8 +180,8 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// ENOENT; ENAMETOOLONG.
-    pub(super) fn old_name(name: &[u8]) -> Result<&str> {
-        match Self::new_name(name) {
+    pub(super) fn old_name(parent: NodeId, name: &[u8]) -> Result<&str> {
+        match Self::new_name(parent, name) {
             Err(Errno::EILSEQ | Errno::EINVAL) => Err(Errno::ENOENT),
             other => other,
         }

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::content::Content;
 use crate::cache::ContentId;
 use crate::fs::{Errno, NodeId};
-use crate::store::{Kind, Meta};
+use crate::store::{Kind, Meta, Version};
 
 /// A file or directory that the guest knows, or whose bytes the store does not have yet.
 #[derive(Debug)]
@@ -150,6 +150,11 @@ impl State {
     /// Whether what the guest did to this file is more recent than anything that the store can say.
     pub fn is_local(&self) -> bool {
         self.unlinked || self.content.is_dirty()
+    }
+
+    /// The version of the object that the bytes lie over, if it is known: not after a directory above was renamed.
+    pub fn object_version(&self) -> Option<Version> {
+        self.content.base().filter(|_| !self.moved).map(|base| base.version.clone())
     }
 
     /// The file changed under the guest's hands.

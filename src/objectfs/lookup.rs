@@ -16,7 +16,7 @@ impl<S: Store> Core<S> {
     /// FUSE_LOOKUP.
     pub(super) async fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
         self.inode(parent)?.dir()?;
-        let inode = self.resolve(parent, Self::old_name(name)?).await?;
+        let inode = self.resolve(parent, Self::old_name(parent, name)?).await?;
         self.tree().remember(inode.id);
         Ok(self.entry(&inode))
     }
@@ -38,6 +38,9 @@ impl<S: Store> Core<S> {
                 }
                 tree.path_of(parent, name)?
             };
+            if self.deletions.contains(&path) {
+                return Err(Errno::ENOENT);
+            }
             let asked = Instant::now();
             let answer = self.remote.stat(path.clone()).await;
             let mut tree = self.tree();

@@ -10,8 +10,11 @@
 //! Locks, in this order: `Core::renaming`, an inode's `upload` (several: by number), a directory handle's listing, then, never
 //! across an await, the tree, then an inode's state, then the cache's own.
 
+mod conflict;
 mod content;
+mod copy;
 mod core;
+mod deletions;
 mod errno;
 mod handles;
 mod ids;
@@ -263,7 +266,8 @@ impl<S: Store> FileSystem for ObjectFs<S> {
     }
 
     async fn fsyncdir(&self, _: Context, nodeid: NodeId, handle: Handle, _: bool) -> Result<()> {
-        self.core.handles.dir(nodeid, handle).map(drop)
+        self.core.handles.dir(nodeid, handle)?;
+        self.core.settle_all().await
     }
 
     async fn releasedir(&self, _: Context, nodeid: NodeId, handle: Handle, _: u32) -> Result<()> {

@@ -65,7 +65,7 @@ impl<S: Store> Core<S> {
 
     /// FUSE_CREATE: opens what is there, or makes an empty file, which reaches the store when it is closed or synced.
     pub(super) async fn create(&self, parent: NodeId, name: &[u8], flags: u32) -> Result<(Entry, Opened)> {
-        let name = Self::new_name(name)?;
+        let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
         let inode = match self.resolve(parent, name).await {
             Ok(_) if exclusive => return Err(Errno::EEXIST),
@@ -101,7 +101,7 @@ impl<S: Store> Core<S> {
         if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
             return Err(Errno::EPERM);
         }
-        let name = Self::new_name(name)?;
+        let name = Self::new_name(parent, name)?;
         match self.resolve(parent, name).await {
             Ok(_) => return Err(Errno::EEXIST),
             Err(Errno::ENOENT) => {}

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
 use super::lookup::dirent_type;
-use super::tree::HIDDEN_PREFIX;
+use super::tree::is_reserved;
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::path::check_name;
@@ -110,10 +110,12 @@ impl<S: Store> Core<S> {
     async fn next_page(&self, dir: &OpenDir, listing: &mut Listing) -> Result<()> {
         let path = self.tree().path(dir.inode.id)?;
         let asked = Instant::now();
-        let (entries, cursor) = self.remote.list(path, listing.cursor.unwrap_or(0)).await?;
+        let (entries, cursor) = self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await?;
+        let deleting = !self.deletions.is_empty();
         for entry in entries {
             let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
-            if legal && !entry.name.starts_with(HIDDEN_PREFIX) {
+            let pending = || deleting && self.deletions.contains(&crate::store::path::join(&path, &entry.name));
+            if legal && !pending() && !is_reserved(dir.inode.id, &entry.name) {
                 listing.names.push(Listed { name: entry.name, meta: entry.meta, asked: Some(asked) });
             }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::conflict::is_conflict;
 use super::core::{Core, READ_BLOCK};
 use super::inode::Inode;
 use super::upload::hidden_name;
@@ -20,7 +21,7 @@ pub(super) enum Leaving {
 impl<S: Store> Core<S> {
     /// FUSE_MKDIR: a marker object where the store has no directories of its own.
     pub(super) async fn mkdir(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
-        let name = Self::new_name(name)?;
+        let name = Self::new_name(parent, name)?;
         match self.resolve(parent, name).await {
             Ok(_) => return Err(Errno::EEXIST),
             Err(Errno::ENOENT) => {}
@@ -29,6 +30,7 @@ impl<S: Store> Core<S> {
         let _paths_stay = self.renaming.read().await;
         let path = self.tree().path_of(parent, name)?;
         crate::store::path::check_path(&path)?;
+        self.settle(&path).await;
         self.remote.create_dir(path, None).await?;
         let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None };
         let mut tree = self.tree();
@@ -42,12 +44,13 @@ impl<S: Store> Core<S> {
 
     /// FUSE_RMDIR.
     pub(super) async fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        let name = Self::old_name(name)?;
+        let name = Self::old_name(parent, name)?;
         let inode = self.resolve(parent, name).await?;
         inode.dir()?;
         let _paths_stay = self.renaming.read().await;
         let path = self.tree().path_of(parent, name)?;
         self.no_local_children(inode.id)?;
+        self.settle_all().await?;
         self.keep_dir(parent).await?;
         let result = self.remote.remove_dir(path).await;
         if result.is_ok() || result.as_ref().is_err_and(super::lookup::gone) {
@@ -85,7 +88,7 @@ impl<S: Store> Core<S> {
 
     /// FUSE_UNLINK. A file that is open stays whole for those who have it open.
     pub(super) async fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        let name = Self::old_name(name)?;
+        let name = Self::old_name(parent, name)?;
         let inode = self.resolve(parent, name).await?;
         inode.file()?;
         if !self.capabilities.write {
@@ -106,7 +109,7 @@ impl<S: Store> Core<S> {
             (state.content.base().is_some(), state.shadows)
         };
         if shadows || (in_store && !self.keep_open(&inode, &path, Leaving::Deleted).await?) {
-            self.remote.delete(path).await?;
+            self.delete_object(path, parent, name).await?;
         }
         let mut tree = self.tree();
         tree.mark_changed(parent);
@@ -131,9 +134,16 @@ impl<S: Store> Core<S> {
             return Ok(false);
         }
         let hidden = hidden_name();
-        let (meta, moved) = match leaving {
-            Leaving::Deleted => (self.remote.rename_file(path, hidden.as_str(), Condition::Any).await?, true),
-            Leaving::Replaced => (self.remote.copy(path, hidden.as_str()).await?, false),
+        let version = inode.state().object_version();
+        let (kept, moved) = match leaving {
+            Leaving::Deleted => (self.remote.rename_file(path, hidden.as_str(), Condition::Any, version).await, true),
+            Leaving::Replaced => (self.remote.copy(path, hidden.as_str(), version).await, false),
+        };
+        let meta = match kept {
+            Ok(meta) => meta,
+            // Somebody else has replaced or deleted it: to those who have it open it is stale.
+            Err(error) if is_conflict(&error) => return Ok(false),
+            Err(error) => return Err(error.into()),
         };
         let mut state = inode.state();
         state.content.rebase(meta.version());

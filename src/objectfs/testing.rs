@@ -234,12 +234,18 @@ impl MemStore {
                 }
                 bucket.objects.remove(&marker).map(|_| Reply::Unit).ok_or(StoreErrorKind::NotFound)
             }
-            Op::Copy { from, to } => {
+            Op::Copy { from, to, version } => {
+                if let Some(version) = version {
+                    Self::check(&bucket, from, version)?;
+                }
                 let object = bucket.objects.get(from).cloned().ok_or(StoreErrorKind::NotFound)?;
                 bucket.put_with(to, &object.bytes, object.attributes);
                 Ok(Reply::Meta(bucket.meta(to).expect("just put")))
             }
-            Op::RenameFile { from, to, when } => {
+            Op::RenameFile { from, to, when, version } => {
+                if let Some(version) = version {
+                    Self::check(&bucket, from, version)?;
+                }
                 if *when == Condition::IfAbsent && bucket.objects.contains_key(to) {
                     return Err(StoreErrorKind::Exists);
                 }

@@ -16,8 +16,16 @@ use crate::fs::{Errno, NodeId, Result};
 use crate::store::path::{NAME_MAX, PATH_MAX};
 use crate::store::{Kind, Meta};
 
-/// Start of the names under which the objects of unlinked open files are kept; nobody sees or makes such names.
+/// Start of the names under which the objects of unlinked open files are kept.
 pub const HIDDEN_PREFIX: &str = ".ovfs-unlinked-";
+
+/// Start of the names in the root that are ours: nobody sees or makes them.
+const RESERVED_PREFIX: &str = ".ovfs-";
+
+/// Whether the name is one of ours.
+pub fn is_reserved(parent: NodeId, name: &str) -> bool {
+    parent == NodeId::ROOT && name.starts_with(RESERVED_PREFIX)
+}
 
 #[derive(Debug)]
 struct Node {
@@ -149,7 +157,7 @@ impl Tree {
     }
 
     /// Notes that `name` below `parent` is no more.
-    fn mark_removed(&mut self, parent: NodeId, name: String) {
+    pub fn mark_removed(&mut self, parent: NodeId, name: String) {
         if let Some(node) = self.nodes.get_mut(&parent) {
             let now = Instant::now();
             if node.removed.len() >= REMOVED_MAX {

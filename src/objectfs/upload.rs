@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use super::conflict::is_conflict;
 use super::core::{Core, READ_BLOCK};
 use super::inode::Inode;
 use super::tree::HIDDEN_PREFIX;
@@ -59,6 +60,7 @@ impl<S: Store> Core<S> {
             self.rebase_moved(inode).await?;
         }
         let (path, hidden) = self.upload_path(inode)?;
+        self.settle(&path).await;
         let (upload, when, base) = {
             let mut state = inode.state();
             let exclusive = state.exclusive;
@@ -84,7 +86,15 @@ impl<S: Store> Core<S> {
                 log::error!("{path:?}: the store has {} bytes where {} were sent", meta.size, upload.size);
                 return Err(Errno::EIO);
             }
-            Err(error) => return Err(self.upload_failed(inode, &path, error)),
+            Err(error) => {
+                if !hidden && is_conflict(&error) {
+                    inode.state().content.roll_back();
+                    if let Some(resolved) = self.resolve_conflict(inode, &path, &error).await {
+                        return resolved;
+                    }
+                }
+                return Err(self.upload_failed(inode, &path, error));
+            }
         };
         let id = self.tree().content_id();
         let whole = {
@@ -206,6 +216,9 @@ impl<S: Store> Core<S> {
             if let Err(error) = result {
                 first_error.get_or_insert(error);
             }
+        }
+        if let Err(error) = self.settle_all().await {
+            first_error.get_or_insert(error);
         }
         let left: u64 = self.dirty_files().iter().map(|inode| inode.state().content.size()).sum();
         (left, first_error)

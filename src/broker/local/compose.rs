@@ -11,8 +11,8 @@ use super::super::error::{error, os};
 use super::super::remote::{TEMPORARY, same_version, unique};
 use super::confine::{fstat, open_in, rename_in, stat_in, unlink_in};
 use super::temporary::Temporary;
-use super::{Local, check_target, meta};
-use crate::store::{Attributes, Base, Condition, Meta, Segment, StoreError, StoreErrorKind};
+use super::{Local, check_target, demand_version, meta};
+use crate::store::{Attributes, Base, Condition, Meta, Segment, StoreError, StoreErrorKind, Version};
 
 /// Mode of new files; what the guest sees is decided elsewhere.
 const FILE_MODE: u32 = 0o644;
@@ -84,8 +84,9 @@ impl Local {
     }
 
     /// Copies a file; an existing target is replaced.
-    pub fn copy(&self, from: &str, to: &str) -> Result<Meta, StoreError> {
+    pub fn copy(&self, from: &str, to: &str, version: Option<&Version>) -> Result<Meta, StoreError> {
         let (_, source) = self.open_file(from).map_err(|e| os(&format!("copy '{from}'"), &e))?;
+        demand_version(from, &source, version)?;
         let len = source.size;
         let base = Base { path: from.to_owned(), version: source.version() };
         let whole = (len > 0).then_some(Segment::Copy { base: 0, offset: 0, len });

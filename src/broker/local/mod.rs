@@ -203,7 +203,13 @@ impl Local {
     }
 
     /// Renames a file.
-    pub fn rename_file(&self, from: &str, to: &str, when: &Condition) -> Result<Meta, StoreError> {
+    pub fn rename_file(
+        &self,
+        from: &str,
+        to: &str,
+        when: &Condition,
+        version: Option<&Version>,
+    ) -> Result<Meta, StoreError> {
         let fail = |e: io::Error| os(&format!("rename '{from}' to '{to}'"), &e);
         let (from_dir, from_name) = self.root.parent(from).map_err(fail)?;
         let source = match stat_in(&from_dir, &from_name).map_err(fail)?.filter(shown) {
@@ -211,6 +217,7 @@ impl Local {
             Some(stat) => stat,
             None => return Err(fail(io::Error::from_raw_os_error(libc::ENOENT))),
         };
+        demand_version(from, &meta(&source), version)?;
         if from == to {
             return Ok(meta(&source));
         }
@@ -247,6 +254,14 @@ impl Local {
         let (to_dir, to_name) = self.root.parent(to).map_err(fail)?;
         rename_in((&from_dir, &from_name), (&to_dir, &to_name), false).map_err(fail)
     }
+}
+
+/// Refuses a file that is not of `version`.
+fn demand_version(path: &str, meta: &Meta, version: Option<&Version>) -> Result<(), StoreError> {
+    if version.is_some_and(|version| !same_version(meta, version)) {
+        return Err(error(StoreErrorKind::VersionMismatch, format!("'{path}' is not the version any more")));
+    }
+    Ok(())
 }
 
 /// Whether `when` lets `target` be replaced by a file.

@@ -15,7 +15,7 @@ use super::super::operator::noting_retries;
 use super::super::services::Upload;
 use super::{Remote, TEMPORARY, dir_path, same_version, strong};
 use crate::store::path::check_path;
-use crate::store::{Base, Condition, Kind, Meta, Segment, StoreError, StoreErrorKind};
+use crate::store::{Base, Condition, Kind, Meta, Segment, StoreError, StoreErrorKind, Version};
 
 /// Longest object that S3 copies in one request; OpenDAL's way for longer ones loses their metadata.
 const COPY_MAX: u64 = 5 << 30;
@@ -34,9 +34,18 @@ const TEMPORARY_AGE: Duration = Duration::from_secs(24 * 3600);
 
 impl Remote {
     /// Copies an object; an existing target is replaced.
-    pub async fn copy(&self, from: &str, to: &str) -> Result<Meta, StoreError> {
-        let source = self.find_file(from).await?;
+    pub async fn copy(&self, from: &str, to: &str, version: Option<&Version>) -> Result<Meta, StoreError> {
+        let source = self.find_version(from, version).await?;
         self.copy_object(from, &source, to, &Condition::Any).await
+    }
+
+    /// The file at `path`, if it is of `version`.
+    async fn find_version(&self, path: &str, version: Option<&Version>) -> Result<Metadata, StoreError> {
+        let metadata = self.find_file(path).await?;
+        if version.is_some_and(|version| !same_version(&self.meta(&metadata), version)) {
+            return Err(error(StoreErrorKind::VersionMismatch, format!("'{path}' is not the version any more")));
+        }
+        Ok(metadata)
     }
 
     async fn copy_object(&self, from: &str, source: &Metadata, to: &str, when: &Condition) -> Result<Meta, StoreError> {
@@ -107,8 +116,14 @@ impl Remote {
     }
 
     /// Renames an object.
-    pub async fn rename_file(&self, from: &str, to: &str, when: &Condition) -> Result<Meta, StoreError> {
-        let source = self.find_file(from).await?;
+    pub async fn rename_file(
+        &self,
+        from: &str,
+        to: &str,
+        when: &Condition,
+        version: Option<&Version>,
+    ) -> Result<Meta, StoreError> {
+        let source = self.find_version(from, version).await?;
         if from == to {
             return Ok(self.meta(&source));
         }

@@ -154,7 +154,7 @@ impl Bed {
     }
 
     fn rename(&self, from: &str, to: &str, when: Condition) -> Result<Meta, StoreErrorKind> {
-        block_on(self.remote.rename_file(from, to, when)).map_err(|e| e.kind)
+        block_on(self.remote.rename_file(from, to, when, None)).map_err(|e| e.kind)
     }
 
     fn rename_dir(&self, from: &str, to: &str) -> Result<(), StoreErrorKind> {
@@ -279,7 +279,7 @@ fn files(bed: &Bed) {
         block_on(bed.remote.compose("made", vec![base], Condition::IfAbsent, vec![copy(10, 20)], None, ())).unwrap();
     assert_eq!((made.size, bed.get("made")), (20, text[10..30].to_vec()));
 
-    let copied = block_on(bed.remote.copy("source", "copied")).unwrap();
+    let copied = block_on(bed.remote.copy("source", "copied", None)).unwrap();
     assert_eq!((copied.size, bed.get("copied")), (100_000, text));
     for name in ["source", "made", "copied", "file", "empty"] {
         bed.delete(name).unwrap();

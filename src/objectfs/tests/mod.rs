@@ -1,5 +1,8 @@
 //! The file system over a store in memory.
 
+mod conflicts;
+mod copies;
+mod deletions;
 mod model;
 
 use std::sync::{Arc, Mutex};
@@ -25,11 +28,15 @@ impl Fs {
     }
 
     fn with(len: usize, cache: CachePolicy) -> Fs {
+        Fs::with_config(len, capabilities(), |config| config.cache = cache)
+    }
+
+    fn with_config(len: usize, capabilities: Capabilities, change: impl FnOnce(&mut Config)) -> Fs {
         let pool = Arc::new(Pool::new(len).expect("memfd"));
         let bucket = Arc::new(Mutex::new(Bucket::default()));
         let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), 3);
-        let config = Config {
-            cache,
+        let mut config = Config {
+            cache: CachePolicy::Never,
             readdirplus: true,
             writeback: false,
             allow_mmap: false,
@@ -45,7 +52,8 @@ impl Fs {
             inodes_max: 10_000,
             handles_max: 1_000,
         };
-        let fs = ObjectFs::new(config, Remote::new(store, 0), capabilities(), pool).expect("threads");
+        change(&mut config);
+        let fs = ObjectFs::new(config, Remote::new(store, 0), capabilities, pool).expect("threads");
         block_on(fs.init(u64::MAX)).expect("init");
         Fs { fs, bucket }
     }
