@@ -1,5 +1,6 @@
 //! What all operations share: the tree, the handles, the memory, the store.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,7 +18,7 @@ use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
-use crate::store::{Attributes, Capabilities, Kind, Meta, Pool, Remote, Store, StoreError};
+use crate::store::{Attributes, Capabilities, Details, Kind, Meta, Pool, Remote, Store, StoreError};
 
 /// Length of a clean block in bytes: what one GET of a cold read fetches.
 pub const READ_BLOCK: u64 = 1 << 20;
@@ -180,7 +181,10 @@ impl<S: Store> Core<S> {
     pub(super) async fn stat(&self, path: String) -> Result<Meta, StoreError> {
         let mut meta = self.remote.stat(path).await?;
         if self.config.posix {
-            meta.details.get_or_insert_default();
+            meta.details.get_or_insert_with(|| {
+                let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
+                Box::new(Details { attributes, ..Details::default() })
+            });
         } else if let Some(details) = &mut meta.details {
             details.attributes = Attributes::default();
         }

@@ -50,6 +50,37 @@ fn reply(data: Vec<u8>, size: u32) -> Result<XattrReply> {
     }
 }
 
+/// Bytes that an attribute takes where a file system keeps it.
+fn native_len(name: &str, value: &[u8]) -> usize {
+    name.len() + value.len()
+}
+
+/// Bytes that an attribute takes in an object's metadata: percent-encoded JSON with the value in base64. (Escapes that no name
+/// needs count too much; the two braces are the one comma too many.)
+fn metadata_len(name: &str, value: &[u8]) -> usize {
+    /// Of one character of JSON that is not unreserved in URLs.
+    const CODED: usize = 3;
+    let name: usize = name
+        .bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => 1,
+            b'"' | b'\\' => 2 * CODED,
+            0..0x20 | 0x7f => CODED + 5,
+            _ => CODED,
+        })
+        .sum();
+    let value: usize = value
+        .chunks(3)
+        .map(|three| {
+            let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+            let letters = (0..=three.len()).map(|at| if bits >> (18 - 6 * at) & 63 >= 62 { CODED } else { 1 });
+            letters.sum::<usize>() + (3 - three.len()) * CODED
+        })
+        .sum();
+    // Four quotation marks, a colon, a comma.
+    name + value + 6 * CODED + CODED
+}
+
 impl<S: Store> Core<S> {
     fn xattrs_are_on(&self) -> Result<()> {
         if self.config.xattr { Ok(()) } else { Err(Errno::ENOSYS) }
@@ -153,7 +184,8 @@ impl<S: Store> Core<S> {
         }
         let inode = self.with_xattrs(nodeid).await?;
         let mut state = inode.state();
-        let xattrs = state.posix.xattrs.get_or_insert_default();
+        // The store does not tell what is there, so nothing can be added to it.
+        let xattrs = state.posix.xattrs.as_mut().ok_or(Errno::EACCES)?;
         let old = xattrs.get(name);
         if flags & libc::XATTR_CREATE != 0 && old.is_some() {
             return Err(Errno::EEXIST);
@@ -164,8 +196,10 @@ impl<S: Store> Core<S> {
         if old.is_some_and(|old| old == value) {
             return Ok(());
         }
-        let others = xattrs.iter().filter(|(other, _)| *other != name).map(|(name, value)| name.len() + value.len());
-        if others.sum::<usize>() + name.len() + value.len() > self.capabilities.xattrs_max {
+        let len = if self.capabilities.real_dirs { native_len } else { metadata_len };
+        let others = xattrs.iter().filter(|(other, _)| *other != name);
+        let others: usize = others.map(|(name, value)| len(name, value)).sum();
+        if others + len(name, value) > self.capabilities.xattrs_max {
             return Err(Errno::ENOSPC);
         }
         xattrs.insert(name.to_owned(), value.to_owned());
@@ -181,5 +215,30 @@ impl<S: Store> Core<S> {
         state.posix.xattrs.as_mut().and_then(|xattrs| xattrs.remove(name)).ok_or(Errno::ENODATA)?;
         self.attributes_changed(&inode, &mut state, now_ns());
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_in_metadata_are_those_of_percent_encoded_json() {
+        // %7B%22user.a%22%3A%22AA%3D%3D%22%7D
+        assert!(metadata_len("user.a", &[0]) >= 35 && metadata_len("user.a", &[0]) <= 41);
+        // 0xff 0xff 0xff is //// in base64.
+        assert_eq!(metadata_len("user.a", &[0xff; 3]) - metadata_len("user.a", &[0; 3]), 8);
+        assert_eq!(metadata_len("user.ä", &[]) - metadata_len("user.a", &[]), 5);
+        assert_eq!(native_len("user.a", &[1, 2]), 8);
+    }
+
+    #[test]
+    fn names_belong_to_the_guest_to_us_or_to_nobody() {
+        assert!(matches!(parse(b"user.x"), Name::User("user.x")));
+        assert!(matches!(parse(b"ovfs.etag"), Name::Ours("etag")));
+        assert!(matches!(parse(b"system.posix_acl_default"), Name::Acl));
+        for other in [&b"user."[..], b"trusted.x", b"security.selinux", b"user.\xff", b""] {
+            assert!(matches!(parse(other), Name::Other), "{other:?}");
+        }
     }
 }
