@@ -203,6 +203,14 @@ impl Content {
         self.dirty.underlay(&kept);
     }
 
+    /// Makes the first `len` bytes of `block` all of a file that has none yet.
+    pub fn fill(&mut self, block: Block, len: usize) {
+        let len = len.min(block.capacity());
+        block.mark_dirty();
+        self.dirty.insert(0, Extent { block: std::sync::Arc::new(block), start: 0, len });
+        self.wrote(0, len);
+    }
+
     /// Sets the length; what is cut off is gone, what is added reads as zeros.
     pub fn truncate(&mut self, size: u64) {
         if size < self.size {

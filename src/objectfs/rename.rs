@@ -46,7 +46,12 @@ impl<S: Store> Core<S> {
         }
         match source.kind {
             Kind::File => self.rename_file(&source, from, target.as_ref(), to, noreplace).await,
-            Kind::Dir => self.rename_dir(&source, from, target.as_ref(), to).await,
+            Kind::Dir => {
+                self.rename_dir(&source, from, target.as_ref(), to).await?;
+                // It has its new name whatever becomes of this; what fails is tried again.
+                let _ = self.upload(&source).await;
+                Ok(())
+            }
         }
     }
 
@@ -99,7 +104,10 @@ impl<S: Store> Core<S> {
         }
         if in_store {
             let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
-            let meta = self.rename_object(source, old, new, when).await?;
+            let meta = match self.rename_with_attributes(source, &old, &new, &when).await? {
+                Some(meta) => meta,
+                None => self.rename_object(source, old, new, when).await?,
+            };
             let mut state = source.state();
             let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
             state.content.rebase(meta.version());
@@ -114,7 +122,40 @@ impl<S: Store> Core<S> {
             state.exclusive = noreplace;
             state.shadows = over_object;
         }
-        self.tree().rename(source.id, to.parent, to.name)
+        self.tree().rename(source.id, to.parent, to.name)?;
+        if !source.state().content.is_dirty() {
+            // As for a directory.
+            let _ = self.save_attributes(source).await;
+        }
+        Ok(())
+    }
+
+    /// Renames the object of `source` and stores its changed attributes in one: where renaming is copying anyway, with the copy.
+    /// `None`: that is no gain, or somebody else has changed the object.
+    async fn rename_with_attributes(
+        &self,
+        source: &Arc<Inode>,
+        old: &str,
+        new: &str,
+        when: &Condition,
+    ) -> Result<Option<Meta>> {
+        if self.capabilities.rename || source.state().moved {
+            return Ok(None);
+        }
+        if source.state().content.size() == 0 {
+            // Nothing of it would be copied, so nothing would show whether it is still what we know.
+            return Ok(None);
+        }
+        let Some((base, sent)) = self.begin_save(source, old) else { return Ok(None) };
+        let meta = match self.compose_whole(source, new, base, when.clone(), &sent).await {
+            Ok(meta) => meta,
+            Err(error) if matches!(error.kind, StoreErrorKind::VersionMismatch | StoreErrorKind::NotFound) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.remote.delete(old).await?;
+        Ok(Some(meta))
     }
 
     /// Renames the object of `source`. What somebody else has put in its place is renamed just as well, unless the guest's changes

@@ -1,5 +1,6 @@
 //! The file system over a store in memory.
 
+mod attributes;
 mod conflicts;
 mod contract;
 mod copies;
