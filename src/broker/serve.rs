@@ -13,6 +13,7 @@ use super::error::error;
 use super::local::Local;
 use super::operator::noting_retries;
 use super::remote::{Remote, TEMPORARY};
+use super::run::BrokerOptions;
 use super::services::{Shares, Upload};
 use super::url::{Backend, BackendError};
 use crate::store::path::{NameError, check_path};
@@ -46,7 +47,8 @@ impl Mount {
     ///
     /// # Errors
     /// [`BackendError::Refused`]
-    pub fn new(backend: &Backend, pool: &Arc<Pool>, request_timeout: Duration) -> Result<Mount, BackendError> {
+    pub fn new(backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Mount, BackendError> {
+        let request_timeout = options.request_timeout;
         let store = match backend.service.local {
             true => Store::Local(Arc::new(Local::new(backend, pool)?)),
             false => Store::Remote(Box::new(Remote::new(backend, pool, request_timeout)?)),
