@@ -50,7 +50,7 @@ impl Mount {
     pub fn new(backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Mount, BackendError> {
         let request_timeout = options.request_timeout;
         let store = match backend.service.local {
-            true => Store::Local(Arc::new(Local::new(backend, pool)?)),
+            true => Store::Local(Arc::new(Local::new(backend, pool, options)?)),
             false => Store::Remote(Box::new(Remote::new(backend, pool, request_timeout)?)),
         };
         let shares = backend.service.shares;
@@ -248,7 +248,7 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
             Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref())?)
         }
         Op::Delete { path } => unit(store.delete(&path)?),
-        Op::DeleteMany { paths } => unit(paths.iter().try_for_each(|path| store.delete(path))?),
+        Op::DeleteMany { paths } => unit(store.delete_many(&paths)?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref())?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path)?),
         Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to)?),
