@@ -202,7 +202,13 @@ impl Local {
 
     /// Fills `dest` with the file's bytes from `offset` on, or the target's if it is a symbolic link. FIFOs and sockets have no
     /// content (InvalidName).
-    pub fn read(&self, path: &str, version: Option<&crate::store::Version>, offset: u64, dest: Slice) -> Result<(), StoreError> {
+    pub fn read(
+        &self,
+        path: &str,
+        version: Option<&crate::store::Version>,
+        offset: u64,
+        dest: Slice,
+    ) -> Result<(), StoreError> {
         check_object(path)?;
         let what = || format!("read '{path}'");
         let fail = |e: io::Error| os(&what(), &e);
