@@ -15,6 +15,7 @@ use super::local::Local;
 use super::operator::noting_retries;
 use super::remote::{RESERVED, Remote, TEMPORARY, UNLINKED};
 use super::services::Shares;
+use super::services::Upload;
 use super::url::{Backend, BackendError};
 use crate::store::path::{NameError, check_path};
 use crate::store::{BASES_MAX, Base, LIST_PAGE_MAX, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
@@ -48,7 +49,7 @@ impl Mount {
     /// [`BackendError::Refused`]
     pub fn new(backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Mount, BackendError> {
         let store = match backend.service.local {
-            true => Store::Local(Arc::new(Local::new(backend, pool)?)),
+            true => Store::Local(Arc::new(Local::new(backend, pool, options)?)),
             false => Store::Remote(Arc::new(Remote::new(backend, pool, options)?)),
         };
         let shares = backend.service.shares;
@@ -292,7 +293,7 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
             Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref())?)
         }
         Op::Delete { path } => unit(store.delete(&path)?),
-        Op::DeleteMany { paths } => unit(paths.iter().try_for_each(|path| store.delete(path))?),
+        Op::DeleteMany { paths } => unit(store.delete_many(&paths)?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref())?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path)?),
         Op::Copy { from, to, version } => Reply::Meta(store.copy(&from, &to, version.as_ref())?),

@@ -142,10 +142,6 @@ impl<S: Store> Core<S> {
         if self.capabilities.rename || source.state().moved {
             return Ok(None);
         }
-        if source.state().content.size() == 0 {
-            // Nothing of it would be copied, so nothing would show whether it is still what we know.
-            return Ok(None);
-        }
         let Some((base, sent)) = self.begin_save(source, old) else { return Ok(None) };
         let meta = match self.compose_whole(source, new, base, when.clone(), &sent).await {
             Ok(meta) => meta,

@@ -252,11 +252,11 @@ impl<S: Store> Core<S> {
         sent: &Outgoing,
     ) -> Result<Meta, StoreError> {
         let size = base.version.size;
-        let (bases, segments) = match size {
-            0 => (Vec::new(), Vec::new()),
-            _ => (vec![base], vec![Segment::Copy { base: 0, offset: 0, len: size }]),
+        let segments = match size {
+            0 => Vec::new(),
+            len => vec![Segment::Copy { base: 0, offset: 0, len }],
         };
-        let answer = self.remote.compose(path, bases, when, segments, sent.attributes.clone(), ()).await;
+        let answer = self.remote.compose(path, vec![base], when, segments, sent.attributes.clone(), ()).await;
         let answer = answer.and_then(|meta| match meta {
             Meta { kind: Kind::File, size: now, .. } if now == size => Ok(meta),
             other => Err(StoreError {

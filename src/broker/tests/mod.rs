@@ -43,16 +43,21 @@ impl Bed {
     }
 
     fn with_flush(url: &str, request_timeout: Duration, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
-        let backend = Backend::parse(url).unwrap();
-        let pool = Arc::new(Pool::new(POOL).unwrap());
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let (exit, exited) = mpsc::channel();
         let options = BrokerOptions {
             request_timeout,
             flush_timeout: Duration::from_secs(5),
             posix_metadata: false,
             readonly: false,
         };
+        Bed::with_options(url, options, on_flush)
+    }
+
+    fn with_options(url: &str, options: BrokerOptions, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
+        let request_timeout = options.request_timeout;
+        let backend = Backend::parse(url).unwrap();
+        let pool = Arc::new(Pool::new(POOL).unwrap());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (exit, exited) = mpsc::channel();
         let broker_pool = Arc::clone(&pool);
         let (stop, stopped) = tokio::sync::mpsc::channel(2);
         let broker = std::thread::spawn(move || {
