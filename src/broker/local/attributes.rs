@@ -25,6 +25,9 @@ const VALUE_MAX: usize = 64 << 10;
 /// Longest name in bytes: the kernel's limit.
 const NAME_MAX: usize = 255;
 
+/// fchmodat2(2), on every architecture but a few, which then have no such call and take the other way.
+const FCHMODAT2: libc::c_long = 452;
+
 const USER: &str = "user.";
 
 /// The attributes that `stat` and `xattrs` make.
@@ -257,7 +260,7 @@ pub(super) fn allow(object: &Opened, mode: u32) -> io::Result<()> {
     }
     let fd = object.fd.as_raw_fd();
     // SAFETY: an open descriptor and a C string.
-    let done = unsafe { libc::syscall(libc::SYS_fchmodat2, fd, c"".as_ptr(), mode, libc::AT_EMPTY_PATH) };
+    let done = unsafe { libc::syscall(FCHMODAT2, fd, c"".as_ptr(), mode, libc::AT_EMPTY_PATH) };
     if done == 0 {
         return Ok(());
     }
@@ -273,7 +276,7 @@ pub(super) fn allow(object: &Opened, mode: u32) -> io::Result<()> {
 }
 
 /// Makes the extended attributes of `object` those that are `wanted`. After an error they are as they were, as far as possible.
-fn match_xattrs(what: &str, object: &Opened, wanted: &BTreeMap<String, Vec<u8>>) -> Result<(), StoreError> {
+pub(super) fn match_xattrs(what: &str, object: &Opened, wanted: &BTreeMap<String, Vec<u8>>) -> Result<(), StoreError> {
     let refuse = |kind, why: &str| Err(error(kind, format!("{what}: {why}")));
     let mut total = 0;
     for (name, value) in wanted {

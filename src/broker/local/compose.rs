@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::super::error::{error, os};
 use super::super::remote::{TEMPORARY, same_version, unique};
-use super::attributes::{allow, apply, apply_times, copy_xattrs, own, told_type, xattrs};
+use super::attributes::{allow, apply, apply_times, copy_xattrs, match_xattrs, own, told_type, xattrs};
 use super::confine::{LINK_MAX, is_nothing, mknod_in, open_in, rename_in, symlink_in, unlink_in};
 use super::opened::{Opened, Purpose};
 use super::reserved::check_object;
@@ -146,7 +146,7 @@ impl Local {
                 return Err(changed(base));
             }
         }
-        dress(&made, like.as_ref());
+        // While the mode still lets us.
         if let Some(to) = &made.file {
             let stood = match target {
                 Some(target) if heritage == Heritage::Target => self.open_same(path, &target, &sources),
@@ -155,8 +155,13 @@ impl Local {
             let from = stood.as_ref().or(sources.first()).and_then(|opened| opened.file.as_ref());
             from.into_iter().for_each(|from| copy_xattrs(from, to));
         }
+        if let Some(wanted) = attributes.and_then(|attributes| attributes.xattrs.as_ref()) {
+            match_xattrs(&what, &made, wanted)?;
+        }
+        dress(&made, like.as_ref());
         if let Some(attributes) = attributes {
-            apply(&what, &made, attributes, &self.owner_refused)?;
+            let rest = Attributes { xattrs: None, ..*attributes };
+            apply(&what, &made, &rest, &self.owner_refused)?;
             apply_times(&made, attributes).map_err(fail)?;
         }
         if let Some(file) = &made.file {

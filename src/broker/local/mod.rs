@@ -13,6 +13,8 @@ mod opened;
 mod reserved;
 mod status;
 mod temporary;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::CString;
 use std::io;
