@@ -24,6 +24,10 @@ pub struct Bucket {
     pub next_etag: u64,
     /// The next operations fail like this; others wait for none.
     pub fail: Vec<(&'static str, StoreErrorKind)>,
+    /// The next operations do their work and then fail like this: the answer is lost on the way.
+    pub fail_after: Vec<(&'static str, StoreErrorKind)>,
+    /// Where listings go on: after these names.
+    cursors: Vec<String>,
     /// Names of the operations so far.
     pub log: Vec<&'static str>,
 }
@@ -140,8 +144,9 @@ impl MemStore {
         Ok(Reply::Meta(bucket.meta(path).expect("just put")))
     }
 
-    fn list(&self, bucket: &Bucket, path: &str, cursor: u64) -> Answer<Reply> {
+    fn list(&self, bucket: &mut Bucket, path: &str, cursor: u64) -> Answer<Reply> {
         let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let after = cursor.checked_sub(1).map(|at| bucket.cursors[at as usize].clone());
         let mut names: Vec<String> = Vec::new();
         let mut seen = HashSet::new();
         for key in bucket.objects.keys().filter(|k| k.starts_with(&prefix) && k.len() > prefix.len()) {
@@ -150,9 +155,14 @@ impl MemStore {
                 names.push(name.to_owned());
             }
         }
-        let start = cursor as usize;
-        let end = (start + self.page).min(names.len());
-        let entries = names[start..end]
+        names.sort();
+        names.retain(|name| after.as_ref().is_none_or(|after| name > after));
+        let end = self.page.min(names.len());
+        let more = (end < names.len()).then(|| {
+            bucket.cursors.push(names[end - 1].clone());
+            bucket.cursors.len() as u64
+        });
+        let entries = names[..end]
             .iter()
             .map(|name| {
                 let path = format!("{prefix}{name}");
@@ -160,7 +170,7 @@ impl MemStore {
                 ListEntry { name: name.clone(), meta }
             })
             .collect();
-        Ok(Reply::Entries { entries, cursor: (end < names.len()).then_some(end as u64) })
+        Ok(Reply::Entries { entries, cursor: more })
     }
 
     fn rename_dir(bucket: &mut Bucket, from: &str, to: &str) -> Answer<Reply> {
@@ -199,16 +209,24 @@ impl MemStore {
         if let Some(at) = bucket.fail.iter().position(|(op, _)| *op == name) {
             return Err(bucket.fail.remove(at).1);
         }
+        let answer = self.work(&mut bucket, op);
+        match bucket.fail_after.iter().position(|(op, _)| *op == name) {
+            Some(at) => Err(bucket.fail_after.remove(at).1),
+            None => answer,
+        }
+    }
+
+    fn work(&self, bucket: &mut Bucket, op: &Op) -> Answer<Reply> {
         match op {
             Op::Probe => Ok(Reply::Capabilities(capabilities())),
             Op::Stat { path } => bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound),
-            Op::List { path, cursor } => self.list(&bucket, path, *cursor),
+            Op::List { path, cursor } => self.list(bucket, path, *cursor),
             Op::ListEnd { .. } => Ok(Reply::Unit),
             Op::Read { path, version, offset, dest } => {
-                self.read(&bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
+                self.read(bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
             }
             Op::Compose { path, bases, when, segments, attributes } => {
-                self.compose(&mut bucket, path, bases, when, segments, attributes.as_deref())
+                self.compose(bucket, path, bases, when, segments, attributes.as_deref())
             }
             Op::Delete { path } => {
                 bucket.objects.remove(path);
@@ -247,7 +265,7 @@ impl MemStore {
                 bucket.put_with(to, &object.bytes, object.attributes);
                 Ok(Reply::Meta(bucket.meta(to).expect("just put")))
             }
-            Op::RenameDir { from, to } => Self::rename_dir(&mut bucket, from, to),
+            Op::RenameDir { from, to } => Self::rename_dir(bucket, from, to),
         }
     }
 }
