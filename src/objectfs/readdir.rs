@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
-use super::lookup::dirent_type;
+use super::lookup::{dirent_type, gone};
 use super::tree::HIDDEN_PREFIX;
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
@@ -110,7 +110,11 @@ impl<S: Store> Core<S> {
     async fn next_page(&self, dir: &OpenDir, listing: &mut Listing) -> Result<()> {
         let path = self.tree().path(dir.inode.id)?;
         let asked = Instant::now();
-        let (entries, cursor) = self.remote.list(path, listing.cursor.unwrap_or(0)).await?;
+        let (entries, cursor) = match self.remote.list(path, listing.cursor.unwrap_or(0)).await {
+            // Others emptied it, but it has files that the store does not have yet.
+            Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => (Vec::new(), None),
+            other => other?,
+        };
         for entry in entries {
             let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
             if legal && !entry.name.starts_with(HIDDEN_PREFIX) {
