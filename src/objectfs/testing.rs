@@ -57,6 +57,11 @@ impl Bucket {
                 details,
             });
         }
+        self.object_meta(path)
+    }
+
+    /// Of the object, even if a directory hides it.
+    fn object_meta(&self, path: &str) -> Option<Meta> {
         let object = self.objects.get(path)?;
         Some(Meta {
             kind: Kind::File,
@@ -141,7 +146,7 @@ impl MemStore {
         let kept = bucket.objects.get(path).or(olds.first()).map(|object| object.attributes.clone());
         let attributes = attributes.cloned().or(kept).unwrap_or_default();
         bucket.put_with(path, &bytes, attributes);
-        Ok(Reply::Meta(bucket.meta(path).expect("just put")))
+        Ok(Reply::Meta(bucket.object_meta(path).expect("just put")))
     }
 
     fn list(&self, bucket: &mut Bucket, path: &str, cursor: u64) -> Answer<Reply> {
@@ -255,7 +260,7 @@ impl MemStore {
             Op::Copy { from, to } => {
                 let object = bucket.objects.get(from).cloned().ok_or(StoreErrorKind::NotFound)?;
                 bucket.put_with(to, &object.bytes, object.attributes);
-                Ok(Reply::Meta(bucket.meta(to).expect("just put")))
+                Ok(Reply::Meta(bucket.object_meta(to).expect("just put")))
             }
             Op::RenameFile { from, to, when } => {
                 if *when == Condition::IfAbsent && bucket.objects.contains_key(to) {
@@ -263,7 +268,7 @@ impl MemStore {
                 }
                 let object = bucket.objects.remove(from).ok_or(StoreErrorKind::NotFound)?;
                 bucket.put_with(to, &object.bytes, object.attributes);
-                Ok(Reply::Meta(bucket.meta(to).expect("just put")))
+                Ok(Reply::Meta(bucket.object_meta(to).expect("just put")))
             }
             Op::RenameDir { from, to } => Self::rename_dir(bucket, from, to),
         }

@@ -64,10 +64,12 @@ pub struct File {
     pub dirty: Dirty,
     /// Another program changed what is at its name, or a failure leaves open what is there.
     pub foreign: bool,
+    /// Another program did.
+    theirs: bool,
     /// It came with O_EXCL and is not in the store yet.
     exclusive: bool,
     /// What is in the store at its name is this file's.
-    stored: bool,
+    pub stored: bool,
     /// The contract has lost track of its bytes.
     pub wild: bool,
     pub handles: usize,
@@ -82,6 +84,7 @@ impl File {
             place: Some(place.into()),
             dirty: if stored { Dirty::No } else { Dirty::Yes },
             foreign: false,
+            theirs: false,
             exclusive: false,
             stored,
             wild: false,
@@ -92,7 +95,7 @@ impl File {
 
     /// Whether it may replace what another program put at its name.
     fn may_replace(&self) -> bool {
-        !self.exclusive && (self.wild || !self.owed.contains(&true))
+        !self.theirs || (!self.exclusive && (self.wild || !self.owed.contains(&true)))
     }
 
     fn change(&mut self, bytes: Vec<u8>, own: std::ops::Range<usize>) {
@@ -250,16 +253,33 @@ impl Contract {
 
     /// Another program changed the store.
     pub fn outside(&mut self, after: Bucket) {
-        let before = std::mem::replace(&mut self.bucket, after);
-        for key in differences(&before, &self.bucket) {
-            self.foreign(&key);
+        let changed = differences(&self.bucket, &after);
+        let kinds = self.kinds_above(&changed);
+        self.bucket = after;
+        for key in &changed {
+            self.foreign(key, true);
         }
+        self.note_kinds(kinds);
     }
 
-    fn foreign(&mut self, key: &str) {
+    /// What is at the directories of `keys`.
+    fn kinds_above(&self, keys: &[String]) -> BTreeMap<String, Kind> {
+        let above = keys.iter().flat_map(|key| key.match_indices('/').map(|(at, _)| key[..at].to_owned()));
+        above.map(|dir| (dir.clone(), self.kind(&dir))).collect()
+    }
+
+    /// Names that are of another kind than they were have changed too.
+    fn note_kinds(&mut self, before: BTreeMap<String, Kind>) {
+        let others = before.into_iter().filter(|(path, kind)| self.cached && self.kind(path) != *kind);
+        let others: Vec<String> = others.map(|(path, _)| path).collect();
+        self.changed.extend(others);
+    }
+
+    fn foreign(&mut self, key: &str, theirs: bool) {
         for file in self.files.values_mut() {
             if file.place.as_deref().is_some_and(|place| place == key || below(key, place)) {
                 file.foreign = true;
+                file.theirs |= theirs && file.place.as_deref() == Some(key);
             }
         }
         if self.cached {
@@ -325,7 +345,7 @@ impl Contract {
         let Some((_, file)) = found else {
             return Err(format!("{key:?} became {:?} bytes in the store, of no file", there.map(|b| b.len())));
         };
-        if file.foreign && !file.may_replace() {
+        if !file.may_replace() {
             return Err(format!("{key:?} replaced what another program put there"));
         }
         file.stored = true;
@@ -333,7 +353,9 @@ impl Contract {
         file.owed.fill(true);
         if there.is_some_and(|there| **there == file.bytes) {
             file.dirty = Dirty::Maybe;
-            file.foreign = false;
+            // A directory of its name hides it.
+            file.foreign = after.keys().any(|other| below(other, key));
+            file.theirs &= file.foreign;
         }
         Ok(())
     }
@@ -342,19 +364,22 @@ impl Contract {
     /// as if another program had done whatever was done, but nothing that makes a mix.
     pub fn settle_loosely(&mut self, after: &Bucket, touched: &[&str]) -> Verdict {
         let values: BTreeSet<Rc<Vec<u8>>> = self.bucket.values().cloned().collect();
-        for key in differences(&self.bucket, after) {
+        let changed = differences(&self.bucket, after);
+        let kinds = self.kinds_above(&changed);
+        for key in changed {
             let name = key.trim_end_matches('/');
             let about = touched.iter().any(|path| name == *path || below(name, path));
             let moved = after.get(&key).is_none_or(|there| values.contains(there) || there.is_empty());
             if (about && moved) || (key.ends_with('/') && self.keeps_dir(&key, after)) {
-                self.foreign(&key);
+                self.foreign(&key, false);
                 continue;
             }
             self.uploaded(&key, after)?;
             // Who sent it may not know that it arrived.
-            self.foreign(&key);
+            self.foreign(&key, false);
         }
         self.accept(after);
+        self.note_kinds(kinds);
         Ok(())
     }
 
@@ -462,13 +487,17 @@ impl Contract {
         self.local(path).is_some_and(|id| self.files[&id].foreign)
     }
 
-    /// What was at `from` and below is at `to` now.
-    pub fn moved(&mut self, from: &str, to: &str, loosely: bool) {
+    /// What was at `from` and below is at `to` now. `before` is the bucket before that.
+    pub fn moved(&mut self, from: &str, to: &str, loosely: bool, before: &Bucket) {
         for file in self.files.values_mut() {
             let Some(place) = &file.place else { continue };
             if place == from || below(place, from) {
-                file.place = Some(format!("{to}{}", &place[from.len()..]));
+                let new = format!("{to}{}", &place[from.len()..]);
+                // What another program put there may have been left behind.
+                file.theirs &= self.bucket.get(&new) == before.get(place);
+                file.place = Some(new);
                 file.foreign |= loosely;
+                file.exclusive = false;
             }
         }
     }

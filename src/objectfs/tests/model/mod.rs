@@ -38,7 +38,7 @@ fn config() -> ProptestConfig {
     ProptestConfig {
         cases: cases.div_ceil(TESTS),
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
-        max_shrink_iters: 20_000,
+        max_shrink_iters: 4_000,
         ..ProptestConfig::default()
     }
 }

@@ -131,9 +131,6 @@ impl<S: System> Runner<S> {
         let outcome = self.outcome(result);
         let mut new = self.bytes(at);
         new.resize(size as usize, 0);
-        if outcome.result.is_ok() && new.len() == self.bytes(at).len() {
-            return self.contract.settle(&outcome.after, &Expected::new());
-        }
         self.changed(open, new, 0..0, &outcome, false)
     }
 
@@ -157,9 +154,6 @@ impl<S: System> Runner<S> {
         }
         if extends {
             new.resize(new.len().max(end), 0);
-        }
-        if outcome.result.is_ok() && open.writable && new == self.bytes(at) {
-            return self.contract.settle(&outcome.after, &Expected::new());
         }
         self.changed(open, new, if zeros { inside } else { 0..0 }, &outcome, false)
     }
@@ -246,7 +240,8 @@ impl<S: System> Runner<S> {
         let result =
             if fsync { self.system.fsync(open.node, open.handle) } else { self.system.flush(open.node, open.handle) };
         let outcome = self.outcome(result);
-        self.judge_sync(open, &outcome, fsync || open.writable)
+        let new = self.contract.files.get(&open.file).is_some_and(|file| !file.stored);
+        self.judge_sync(open, &outcome, fsync || open.writable || new)
     }
 
     fn judge_sync(&mut self, open: Open, outcome: &Outcome<()>, syncs: bool) -> Verdict {
@@ -264,7 +259,9 @@ impl<S: System> Runner<S> {
         let flushed = self.system.flush(open.node, open.handle);
         self.system.release(open.node, open.handle).ok();
         let outcome = self.outcome(flushed);
-        let judged = self.judge_sync(open, &outcome, open.writable);
+        // A file that was just created is stored by whoever closes it.
+        let new = self.contract.files.get(&open.file).is_some_and(|file| !file.stored);
+        let judged = self.judge_sync(open, &outcome, open.writable || new);
         self.contract.closed(open.file, open.writable);
         judged
     }

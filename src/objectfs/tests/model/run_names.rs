@@ -148,7 +148,7 @@ impl<S: System> Runner<S> {
             _ => {}
         }
         self.contract.removed(to);
-        self.contract.moved(from, to, taken == Taken::Loosely);
+        self.contract.moved(from, to, taken == Taken::Loosely, &before);
         self.dirs_move(from, to);
         if taken == Taken::Done { self.dir_stays(parent(from)) } else { Ok(()) }
     }
