@@ -27,6 +27,7 @@ pub mod guest;
 pub mod hostile;
 pub mod launch;
 pub mod memory;
+pub mod meter;
 pub mod minivu;
 pub mod queue;
 pub mod ring;
