@@ -10,8 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 /// Methods of HTTP and WebDAV.
-const METHODS: [&str; 10] =
-    ["GET", "HEAD", "PUT", "POST", "DELETE", "COPY", "MOVE", "MKCOL", "PROPFIND", "PROPPATCH"];
+const METHODS: [&str; 10] = ["GET", "HEAD", "PUT", "POST", "DELETE", "COPY", "MOVE", "MKCOL", "PROPFIND", "PROPPATCH"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hold {

@@ -27,7 +27,10 @@ fn signature() -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of every length");
     mac.update(text.as_bytes());
     let sig = encode(&STANDARD.encode(mac.finalize().into_bytes()), b"");
-    format!("sv={VERSION}&ss={services}&srt={types}&sp={permissions}&se={}&spr=https,http&sig={sig}", encode(EXPIRY, b""))
+    format!(
+        "sv={VERSION}&ss={services}&srt={types}&sp={permissions}&se={}&spr=https,http&sig={sig}",
+        encode(EXPIRY, b"")
+    )
 }
 
 fn request(

@@ -2,13 +2,15 @@
 //!
 //! | store | server | looked at from outside |
 //! |---|---|---|
-//! | [`Kind::Moto`] | `moto_server` (PyPI `moto[server]`) | plain HTTP: it checks no signatures |
-//! | [`Kind::S3sFs`] | `s3s-fs` (cargo) | the directory that it keeps its objects in |
+//! | [`Kind::Moto`] | `moto_server` (PyPI `moto[server]`) | HTTP |
+//! | [`Kind::S3sFs`] | `s3s-fs` (cargo) | the directory that it keeps its objects in; signed HTTP for changes |
 //! | [`Kind::Fs`] | none | the directory itself |
 //! | [`Kind::Memory`] | none | not at all |
 //! | [`Kind::Azurite`] | `azurite-blob` (npm) | HTTP with a shared access signature |
 //! | [`Kind::FakeGcs`] | `fake-gcs-server` (in a wheel on PyPI) | plain HTTP: it checks no credentials |
+//! | [`Kind::GcsModel`] | `gcs_model.py` beside this: a model of our own, no other server | plain HTTP |
 //! | [`Kind::WsgiDav`] | `wsgidav` (PyPI) | the directory that it serves |
+//! | [`Kind::NginxDav`] | `nginx` with its dav-ext module (Debian) | the directory that it serves |
 //! | [`Kind::Sftp`] | `sshd` (Debian) with keys of its own | the directory that it serves |
 //!
 //! A store may stand behind a [`Meter`], which tells what passes between daemon and server.
@@ -52,10 +54,14 @@ pub enum Kind {
     Memory,
     /// Azure Blob, as Azurite does it.
     Azurite,
-    /// Google Cloud Storage, as fake-gcs-server does it.
+    /// Google Cloud Storage, as fake-gcs-server does it: without conditions.
     FakeGcs,
+    /// Google Cloud Storage, as its documentation has it: a model of our own.
+    GcsModel,
     /// WebDAV, as WsgiDAV does it.
     WsgiDav,
+    /// WebDAV, as nginx does it.
+    NginxDav,
     /// SFTP, as OpenSSH does it.
     Sftp,
 }
@@ -66,12 +72,14 @@ impl Kind {
     /// Those of [`Kind::ALL`] that can be looked at from outside.
     pub const VISIBLE: [Kind; 3] = [Kind::Moto, Kind::S3sFs, Kind::Fs];
     /// Every one.
-    pub const EVERY: [Kind; 8] = [
+    pub const EVERY: [Kind; 10] = [
         Kind::Moto,
         Kind::S3sFs,
         Kind::Azurite,
         Kind::FakeGcs,
+        Kind::GcsModel,
         Kind::WsgiDav,
+        Kind::NginxDav,
         Kind::Sftp,
         Kind::Fs,
         Kind::Memory,
@@ -84,7 +92,9 @@ impl Kind {
             Kind::S3sFs => "s3-s3s-fs",
             Kind::Azurite => "azblob-azurite",
             Kind::FakeGcs => "gcs-fake-gcs-server",
+            Kind::GcsModel => "gcs-own-model",
             Kind::WsgiDav => "webdav-wsgidav",
+            Kind::NginxDav => "webdav-nginx",
             Kind::Sftp => "sftp-openssh",
             Kind::Fs => "fs",
             Kind::Memory => "memory",
@@ -103,7 +113,7 @@ impl Kind {
 
     /// Whether its objects are files of a directory here.
     pub fn is_files(self) -> bool {
-        matches!(self, Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::Sftp)
+        matches!(self, Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp)
     }
 }
 
@@ -172,12 +182,13 @@ impl TestStore {
         match self.kind {
             Kind::Moto => s3::make_bucket(self.port, BUCKET),
             Kind::Azurite => azure::make_container(self.port, BUCKET),
-            Kind::FakeGcs => gcs::make_bucket(self.port, BUCKET),
-            Kind::S3sFs | Kind::Fs | Kind::Memory | Kind::WsgiDav | Kind::Sftp => Ok(()),
+            Kind::FakeGcs | Kind::GcsModel => gcs::make_bucket(self.port, BUCKET),
+            Kind::S3sFs | Kind::Fs | Kind::Memory | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => Ok(()),
         }
     }
 
-    fn server_log(&self) -> String {
+    /// What the server has written.
+    pub fn server_log(&self) -> String {
         fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
     }
 
@@ -220,11 +231,11 @@ impl TestStore {
                 format!("s3://{BUCKET}?region=us-east-1&endpoint=http://127.0.0.1:{port}")
             }
             Kind::Azurite => format!("azblob://{BUCKET}?endpoint=http://127.0.0.1:{port}/{}", azure::ACCOUNT),
-            Kind::FakeGcs => format!(
+            Kind::FakeGcs | Kind::GcsModel => format!(
                 "gcs://{BUCKET}?endpoint=http://127.0.0.1:{port}&skip_signature=true&disable_vm_metadata=true\
                  &disable_config_load=true"
             ),
-            Kind::WsgiDav => format!("webdav://?endpoint=http://127.0.0.1:{port}"),
+            Kind::WsgiDav | Kind::NginxDav => format!("webdav://?endpoint=http://127.0.0.1:{port}"),
             Kind::Sftp => format!(
                 "sftp://127.0.0.1:{port}{}?user={}&key={}&known_hosts_strategy=accept",
                 self.root().display(),
@@ -248,7 +259,7 @@ impl TestStore {
             ],
             // Where the sockets of its ssh go.
             Kind::Sftp => vec![("HOME", self.dir.path().display().to_string())],
-            Kind::FakeGcs | Kind::WsgiDav | Kind::Fs | Kind::Memory => Vec::new(),
+            Kind::FakeGcs | Kind::GcsModel | Kind::WsgiDav | Kind::NginxDav | Kind::Fs | Kind::Memory => Vec::new(),
         }
     }
 
@@ -270,8 +281,10 @@ impl TestStore {
         match self.kind {
             Kind::Moto => s3::put(self.port, BUCKET, key, data),
             Kind::Azurite => azure::put(self.port, BUCKET, key, data),
-            Kind::FakeGcs => gcs::put(self.port, BUCKET, key, data),
-            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::Sftp => files::put(&self.root(), key, data),
+            Kind::FakeGcs | Kind::GcsModel => gcs::put(self.port, BUCKET, key, data),
+            // The server remembers the ETag of what it wrote, whatever becomes of the file.
+            Kind::S3sFs if self.root().join(key).is_file() => s3::put(self.port, BUCKET, key, data),
+            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => files::put(&self.root(), key, data),
             Kind::Memory => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -292,8 +305,8 @@ impl TestStore {
         let got = match self.kind {
             Kind::Moto => s3::get(self.port, BUCKET, key),
             Kind::Azurite => azure::get(self.port, BUCKET, key),
-            Kind::FakeGcs => gcs::get(self.port, BUCKET, key),
-            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::Sftp => files::get(&self.root(), key),
+            Kind::FakeGcs | Kind::GcsModel => gcs::get(self.port, BUCKET, key),
+            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => files::get(&self.root(), key),
             Kind::Memory => Err(io::ErrorKind::Unsupported.into()),
         };
         got.unwrap_or_else(|error| panic!("get {key:?} from outside: {error}"))
@@ -305,10 +318,10 @@ impl TestStore {
     /// As [`TestStore::put`].
     pub fn delete(&self, key: &str) {
         let deleted = match self.kind {
-            Kind::Moto => s3::delete(self.port, BUCKET, key),
+            Kind::Moto | Kind::S3sFs => s3::delete(self.port, BUCKET, key),
             Kind::Azurite => azure::delete(self.port, BUCKET, key),
-            Kind::FakeGcs => gcs::delete(self.port, BUCKET, key),
-            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::Sftp => files::delete(&self.root(), key),
+            Kind::FakeGcs | Kind::GcsModel => gcs::delete(self.port, BUCKET, key),
+            Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => files::delete(&self.root(), key),
             Kind::Memory => Err(io::ErrorKind::Unsupported.into()),
         };
         deleted.unwrap_or_else(|error| panic!("delete {key:?} from outside: {error}"));
@@ -322,8 +335,8 @@ impl TestStore {
         let keys = match self.kind {
             Kind::Moto => s3::keys(self.port, BUCKET),
             Kind::Azurite => azure::keys(self.port, BUCKET),
-            Kind::FakeGcs => gcs::keys(self.port, BUCKET),
-            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::Sftp => Ok(files::keys(&self.root())),
+            Kind::FakeGcs | Kind::GcsModel => gcs::keys(self.port, BUCKET),
+            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => Ok(files::keys(&self.root())),
             Kind::Memory => Err(io::ErrorKind::Unsupported.into()),
         };
         let mut keys = keys.unwrap_or_else(|error| panic!("list from outside: {error}"));
@@ -365,6 +378,7 @@ fn user_name() -> String {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     // SAFETY: takes nothing, cannot fail.
     let uid = unsafe { libc::getuid() }.to_string();
-    let name = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&&*uid));
+    let name =
+        passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&&*uid));
     name.map_or_else(|| "root".to_owned(), |fields| fields[0].to_owned())
 }

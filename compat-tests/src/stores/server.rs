@@ -49,16 +49,48 @@ pub(super) fn command(kind: Kind, dir: &Path, port: u16, reached_at: u16) -> io:
             command.args(["-log-level", "error"]);
             command
         }
+        Kind::GcsModel => {
+            let mut command = Command::new(program("python3"));
+            command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/stores/gcs_model.py"));
+            command.args(["--port", &port_text]);
+            command
+        }
         Kind::WsgiDav => {
             let mut command = Command::new(program("wsgidav"));
             command.args(["--host=127.0.0.1", &format!("--port={port_text}"), "--auth=anonymous", "--no-config", "-q"]);
             command.arg(format!("--root={}", dir.join(super::BUCKET).display()));
             command
         }
+        Kind::NginxDav => nginx(dir, port)?,
         Kind::Sftp => ssh_server(dir, port)?,
     };
     command.current_dir(dir);
     Ok(Some(command))
+}
+
+/// An nginx of our own, with nothing of the system's settings.
+fn nginx(dir: &Path, port: u16) -> io::Result<Command> {
+    let config = dir.join("nginx.conf");
+    let here = dir.display();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|of| format!("  {of}_temp_path {here}/nginx-{of};\n"))
+        .concat();
+    fs::write(
+        &config,
+        format!(
+            "load_module /usr/lib/nginx/modules/ngx_http_dav_ext_module.so;\n\
+             daemon off;\nuser {user};\nworker_processes 1;\npid {here}/nginx.pid;\nerror_log stderr;\nevents {{}}\n\
+             http {{\n  access_log off;\n  client_max_body_size 0;\n{temporary}\
+             server {{\n    listen 127.0.0.1:{port};\n    root {here}/{bucket};\n    location / {{\n\
+             dav_methods PUT DELETE MKCOL COPY MOVE;\n      dav_ext_methods PROPFIND OPTIONS;\n\
+             create_full_put_path on;\n    }}\n  }}\n}}\n",
+            user = super::user_name(),
+            bucket = super::BUCKET,
+        ),
+    )?;
+    let mut command = Command::new(program("nginx"));
+    command.args(["-e", "stderr", "-c"]).arg(config);
+    Ok(command)
 }
 
 /// An OpenSSH server of our own: its keys and settings are in `dir`, and it lets in whoever has `dir/key`.

@@ -3,7 +3,7 @@
 use ovfs_compat_tests::fuse::{ROOT, fattr};
 use ovfs_compat_tests::guest::SetAttr;
 
-use crate::stage::{Outcome, Stage, demand, full, emulated, pattern};
+use crate::stage::{Outcome, Stage, demand, emulated, full, pattern};
 
 /// Large enough that what is copied inside a store and what is sent can be told apart.
 const LARGE: usize = 24 << 20;
@@ -88,7 +88,8 @@ pub fn an_open_file_is_truncated(s: &mut Stage) -> Outcome {
     let file = s.guest().open(node, libc::O_RDWR)?;
     s.guest().write(node, file.fh, 90_000, b"soon gone")?;
     for size in [40_000usize, 60_000] {
-        s.guest().setattr(node, &SetAttr { valid: fattr::SIZE | fattr::FH, fh: file.fh, ..SetAttr::size(size as u64) })?;
+        s.guest()
+            .setattr(node, &SetAttr { valid: fattr::SIZE | fattr::FH, fh: file.fh, ..SetAttr::size(size as u64) })?;
         data.resize(size, 0);
     }
     demand(s.guest().read_to_end(node, file.fh)? == data, "the handle shows something else")?;
@@ -130,8 +131,9 @@ pub fn a_large_file_is_written_in_pieces_and_changed_in_the_middle(s: &mut Stage
 
     let file = s.guest().open(node, libc::O_RDWR)?;
     let before = s.before(&path);
-    data[LARGE / 2 + 1..][..13].copy_from_slice(b"in the middle");
-    s.guest().write(node, file.fh, LARGE as u64 / 2 + 1, b"in the middle")?;
+    const AT: usize = LARGE / 4 * 3 + 1;
+    data[AT..][..13].copy_from_slice(b"in the middle");
+    s.guest().write(node, file.fh, AT as u64, b"in the middle")?;
     s.guest().fsync(node, file.fh, false)?;
     let verdict = s.how_changed(before, &path, LARGE);
     s.guest().flush(node, file.fh)?;

@@ -46,6 +46,9 @@ impl fmt::Display for Trouble {
     }
 }
 
+/// How much of a server's log is shown when a case goes wrong.
+const SERVER_LINES: usize = 30;
+
 /// What came of a case.
 pub type Outcome = Result<Verdict, Trouble>;
 
@@ -197,7 +200,14 @@ impl Stage {
             meter.let_go();
         }
         if let Some(mount) = self.mount.take() {
-            eprintln!("{} {name}: {verdict}; the daemon said:\n{}", self.store.kind().name(), mount.daemon.stderr());
+            let log = self.store.server_log();
+            let last = log.lines().rev().take(SERVER_LINES).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>();
+            eprintln!(
+                "{} {name}: {verdict}\nthe daemon said:\n{}\nthe server said last:\n{}\n",
+                self.kind().name(),
+                mount.daemon.stderr(),
+                last.join("\n")
+            );
             mount.kill();
         }
         verdict
@@ -342,7 +352,8 @@ fn quiet_panics() {
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let in_case = std::thread::current().name().is_some_and(|name| Kind::EVERY.iter().any(|k| k.name() == name));
+            let in_case =
+                std::thread::current().name().is_some_and(|name| Kind::EVERY.iter().any(|k| k.name() == name));
             if !in_case {
                 usual(info);
             }
