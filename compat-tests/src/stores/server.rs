@@ -79,12 +79,11 @@ fn nginx(dir: &Path, port: u16) -> io::Result<Command> {
         &config,
         format!(
             "load_module /usr/lib/nginx/modules/ngx_http_dav_ext_module.so;\n\
-             daemon off;\nuser {user};\nworker_processes 1;\npid {here}/nginx.pid;\nerror_log stderr;\nevents {{}}\n\
+             daemon off;\nmaster_process off;\npid {here}/nginx.pid;\nerror_log stderr;\nevents {{}}\n\
              http {{\n  access_log off;\n  client_max_body_size 0;\n{temporary}\
              server {{\n    listen 127.0.0.1:{port};\n    root {here}/{bucket};\n    location / {{\n\
              dav_methods PUT DELETE MKCOL COPY MOVE;\n      dav_ext_methods PROPFIND OPTIONS;\n\
              create_full_put_path on;\n    }}\n  }}\n}}\n",
-            user = super::user_name(),
             bucket = super::BUCKET,
         ),
     )?;
