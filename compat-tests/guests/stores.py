@@ -81,7 +81,10 @@ class Directory:
 
     def attributes(self, name, is_dir):
         """Permissions, owner, group and time of last change in whole seconds."""
-        info = os.lstat(os.path.join(self.path, name))
+        try:
+            info = os.lstat(os.path.join(self.path, name))
+        except FileNotFoundError:
+            return None
         return stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, int(info.st_mtime)
 
     def describe(self):
