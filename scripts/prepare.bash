@@ -11,6 +11,8 @@ LOGS=$ROOT/target/logs
 CARGO_BIN=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 VIRTIOFSD_VERSION=1.14.0
 S3S_FS_VERSION=0.14.1
+FSX_VERSION=0.3.2
+PJDFSTEST_VERSION=0.2.2
 # What rustup installs where no usable Rust is: the version that the linter's verdict is known for.
 RUST_VERSION=1.95.0
 mkdir -p "$LOGS"
