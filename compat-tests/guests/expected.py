@@ -54,16 +54,21 @@ def compare(suite, share, verdicts, complete):
 
 
 def write(suite, share, verdicts, details):
-    """Writes the list anew from a run. Returns the cases that no rule gives a reason for; they are left out."""
+    """Writes the list anew from a run; what did not run stays. Returns the cases that neither a rule nor the old list
+    has a reason for; they are left out."""
     with open(RULES, "rb") as file:
         rules = tomllib.load(file)["rule"]
-    lines, unexplained = [], []
+    before = read(suite, share)
+    reasons = {case: reason for case, reason in before.items() if case not in verdicts}
+    unexplained = []
     for case in sorted(case for case, verdict in verdicts.items() if verdict == "FAILED"):
-        reason = reason_for(rules, suite, share, case, "\n".join(details.get(case, ())))
+        said = "\n".join(details.get(case, ()))
+        reason = reason_for(rules, suite, share, case, said) or before.get(case)
         if reason:
-            lines.append(f"{case}  # {reason}\n")
+            reasons[case] = reason
         else:
             unexplained.append(case)
+    lines = [f"{case}  # {reason}\n" for case, reason in sorted(reasons.items())]
     if lines:
         with open(path_of(suite, share), "w") as file:
             file.writelines(lines)

@@ -5,13 +5,16 @@ import os
 import sys
 import unittest
 
-from guestlib import detail, finish, result, step
+from guestlib import detail, finish, result, setting, step
 
 SUITE = "python"
-MODULES = (
-    "os", "posix", "shutil", "mmap", "tempfile", "pathlib", "glob", "file", "fileio", "fileinput", "filecmp", "fcntl",
-    "tarfile", "zipfile", "mailbox", "dbm_dumb", "shelve", "posixpath", "genericpath", "largefile",
-)
+MODULES = [
+    "os", "posix", "shutil", "mmap", "tempfile", "pathlib", "glob", "file", "fileio", "filecmp", "fcntl", "posixpath",
+    "genericpath",
+]
+# These take as long as all of the others.
+if setting("PYTHON_ALL"):
+    MODULES += ["tarfile", "zipfile", "mailbox", "fileinput", "dbm_dumb", "shelve", "largefile"]
 # Cases that say nothing about a file system and take long or depend on the machine, by the beginning of their names.
 LEFT_OUT = (
     # Processes, users and the clock of the machine.
