@@ -217,7 +217,7 @@ fn options_without_a_meaning_are_accepted() {
         "--xattr",
         "--announce-submounts",
         "--inode-file-handles=mandatory",
-        "--posix-acl=auto",
+        "--posix-acl=never",
         "--security-label=auto",
         "--xattrmap=:map::user.virtiofs.:",
         "--thread-pool-size=4",

@@ -6,7 +6,7 @@ use super::core::Core;
 use super::inode::Inode;
 use super::remove::Leaving;
 use crate::fs::{Errno, NodeId, Result};
-use crate::store::{Condition, Kind, Store};
+use crate::store::{Condition, Kind, Meta, Store, StoreErrorKind};
 
 /// A name in a directory.
 #[derive(Clone, Copy)]
@@ -28,8 +28,8 @@ impl<S: Store> Core<S> {
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Errno::EINVAL);
         }
-        let from = Place { parent, name: Self::old_name(name)? };
-        let to = Place { parent: new_parent, name: Self::new_name(new_name)? };
+        let from = Place { parent, name: Self::old_name(parent, name)? };
+        let to = Place { parent: new_parent, name: Self::new_name(new_parent, new_name)? };
         let source = self.resolve(from.parent, from.name).await?;
         let target = match self.resolve(to.parent, to.name).await {
             Ok(inode) => Some(inode),
@@ -46,7 +46,12 @@ impl<S: Store> Core<S> {
         }
         match source.kind {
             Kind::File => self.rename_file(&source, from, target.as_ref(), to, noreplace).await,
-            Kind::Dir => self.rename_dir(&source, from, target.as_ref(), to).await,
+            Kind::Dir => {
+                self.rename_dir(&source, from, target.as_ref(), to).await?;
+                // It has its new name whatever becomes of this; what fails is tried again.
+                let _ = self.upload(&source).await;
+                Ok(())
+            }
         }
     }
 
@@ -82,6 +87,7 @@ impl<S: Store> Core<S> {
             None => None,
         };
         let (old, new) = self.paths(source, from, to)?;
+        self.settle(&new).await;
         self.keep_dir(from.parent).await?;
         let (in_store, shadows) = {
             let state = source.state();
@@ -98,7 +104,10 @@ impl<S: Store> Core<S> {
         }
         if in_store {
             let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
-            let meta = self.remote.rename_file(old, new, when).await?;
+            let meta = match self.rename_with_attributes(source, &old, &new, &when).await? {
+                Some(meta) => meta,
+                None => self.rename_object(source, old, new, when).await?,
+            };
             let mut state = source.state();
             let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
             state.content.rebase(meta.version());
@@ -113,7 +122,52 @@ impl<S: Store> Core<S> {
             state.exclusive = noreplace;
             state.shadows = over_object;
         }
-        self.tree().rename(source.id, to.parent, to.name)
+        self.tree().rename(source.id, to.parent, to.name)?;
+        if !source.state().content.is_dirty() {
+            // As for a directory.
+            let _ = self.save_attributes(source).await;
+        }
+        Ok(())
+    }
+
+    /// Renames the object of `source` and stores its changed attributes in one: where renaming is copying anyway, with the copy.
+    /// `None`: that is no gain, or somebody else has changed the object.
+    async fn rename_with_attributes(
+        &self,
+        source: &Arc<Inode>,
+        old: &str,
+        new: &str,
+        when: &Condition,
+    ) -> Result<Option<Meta>> {
+        if self.capabilities.rename || source.state().moved {
+            return Ok(None);
+        }
+        let Some((base, sent)) = self.begin_save(source, old) else { return Ok(None) };
+        let meta = match self.compose_whole(source, new, base, when.clone(), &sent).await {
+            Ok(meta) => meta,
+            Err(error) if matches!(error.kind, StoreErrorKind::VersionMismatch | StoreErrorKind::NotFound) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.remote.delete(old).await?;
+        Ok(Some(meta))
+    }
+
+    /// Renames the object of `source`. What somebody else has put in its place is renamed just as well, unless the guest's changes
+    /// lie over the version that is gone.
+    async fn rename_object(&self, source: &Arc<Inode>, old: String, new: String, when: Condition) -> Result<Meta> {
+        let version = source.state().object_version();
+        match self.remote.rename_file(old.as_str(), new.as_str(), when.clone(), version).await {
+            Err(error) if error.kind == StoreErrorKind::VersionMismatch => {}
+            answer => return Ok(answer?),
+        }
+        if source.state().content.is_dirty() {
+            return Err(Errno::ESTALE);
+        }
+        self.revalidate(source).await?;
+        let version = source.state().object_version();
+        Ok(self.remote.rename_file(old, new, when, version).await?)
     }
 
     async fn rename_dir(
@@ -125,6 +179,7 @@ impl<S: Store> Core<S> {
     ) -> Result<()> {
         let _nothing_else = self.renaming.write().await;
         let (old, new) = self.paths(source, from, to)?;
+        self.settle_all().await?;
         if self.tree().is_below(to.parent, source.id) {
             return Err(Errno::EINVAL);
         }

@@ -26,6 +26,10 @@ pub struct Bucket {
     pub fail: Vec<(&'static str, StoreErrorKind)>,
     /// Names of the operations so far.
     pub log: Vec<&'static str>,
+    /// Bytes read so far.
+    pub read: u64,
+    /// Bytes sent so far.
+    pub sent: u64,
 }
 
 impl Bucket {
@@ -94,11 +98,12 @@ impl MemStore {
         if matches { Ok(object.clone()) } else { Err(StoreErrorKind::VersionMismatch) }
     }
 
-    fn read(&self, bucket: &Bucket, path: &str, version: &Version, offset: u64, dest: Slice) -> Answer<Reply> {
+    fn read(&self, bucket: &mut Bucket, path: &str, version: &Version, offset: u64, dest: Slice) -> Answer<Reply> {
         let object = Self::check(bucket, path, version)?;
         let end = offset as usize + dest.len as usize;
         let bytes = object.bytes.get(offset as usize..end).ok_or(StoreErrorKind::Io)?;
         assert!(self.pool.write(dest.offset, bytes), "slice inside the pool");
+        bucket.read += u64::from(dest.len);
         Ok(Reply::Unit)
     }
 
@@ -127,6 +132,7 @@ impl MemStore {
                     bytes.extend_from_slice(&old[offset as usize..(offset + len) as usize]);
                 }
                 Segment::Data(slice) => {
+                    bucket.sent += u64::from(slice.len);
                     let start = bytes.len();
                     bytes.resize(start + slice.len as usize, 0);
                     assert!(self.pool.read(slice.offset, &mut bytes[start..]), "slice inside the pool");
@@ -205,7 +211,7 @@ impl MemStore {
             Op::List { path, cursor } => self.list(&bucket, path, *cursor),
             Op::ListEnd { .. } => Ok(Reply::Unit),
             Op::Read { path, version, offset, dest } => {
-                self.read(&bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
+                self.read(&mut bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
             }
             Op::Compose { path, bases, when, segments, attributes } => {
                 self.compose(&mut bucket, path, bases, when, segments, attributes.as_deref())
@@ -234,12 +240,18 @@ impl MemStore {
                 }
                 bucket.objects.remove(&marker).map(|_| Reply::Unit).ok_or(StoreErrorKind::NotFound)
             }
-            Op::Copy { from, to } => {
+            Op::Copy { from, to, version } => {
+                if let Some(version) = version {
+                    Self::check(&bucket, from, version)?;
+                }
                 let object = bucket.objects.get(from).cloned().ok_or(StoreErrorKind::NotFound)?;
                 bucket.put_with(to, &object.bytes, object.attributes);
                 Ok(Reply::Meta(bucket.meta(to).expect("just put")))
             }
-            Op::RenameFile { from, to, when } => {
+            Op::RenameFile { from, to, when, version } => {
+                if let Some(version) = version {
+                    Self::check(&bucket, from, version)?;
+                }
                 if *when == Condition::IfAbsent && bucket.objects.contains_key(to) {
                     return Err(StoreErrorKind::Exists);
                 }
