@@ -114,6 +114,18 @@ impl<S: Store> Core<S> {
         }
     }
 
+    /// Whether the object at `path` is still the version that the bytes of `inode` lie over.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn base_stands(&self, inode: &Inode, path: &str) -> Result<bool> {
+        match self.remote.stat(path).await {
+            Ok(meta) => Ok(meta.kind == Kind::File && inode.state().is_base(&meta)),
+            Err(error) if gone(&error) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Whether `inode` came to its name, or its object into the store, after the store was asked: then it could not know.
     fn made_since(&self, tree: &Tree, inode: &Inode, asked: Instant) -> bool {
         tree.placed_since(inode.id, asked) || inode.state().committed.is_some_and(|at| at >= asked)

@@ -83,11 +83,14 @@ impl<S: Store> Core<S> {
             None => None,
         };
         let (old, new) = self.paths(source, from, to)?;
-        self.keep_dir(from.parent).await?;
         let (in_store, shadows) = {
             let state = source.state();
             (state.content.base().is_some(), state.shadows)
         };
+        if in_store {
+            self.must_stand(source, &old).await?;
+        }
+        self.keep_dir(from.parent).await?;
         let mut over_object = false;
         if let Some(target) = target {
             let target_shadows = target.state().shadows;
@@ -100,9 +103,16 @@ impl<S: Store> Core<S> {
         if in_store {
             let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
             let meta = self.remote.rename_file(old, new, when).await?;
+            let fresh = self.tree().content_id();
             let mut state = source.state();
             let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
-            state.content.rebase(meta.version());
+            let held = state.open > 0 || state.content.is_dirty();
+            if held || state.etag.is_some() && state.etag == meta.etag {
+                state.content.rebase(meta.version());
+            } else {
+                // Nobody asked whether it was the version that is known.
+                state.content.replace(meta.version(), fresh);
+            }
             state.committed(&meta);
             // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
             state.own_mtime = own_mtime;
@@ -115,6 +125,22 @@ impl<S: Store> Core<S> {
             state.shadows = over_object;
         }
         self.tree().rename(source.id, to.parent, to.name)
+    }
+
+    /// Before the object `path` of `inode` moves, which gives it another version: if somebody needs the bytes that are known, they
+    /// must be the ones that move, or those who have it open would see a mix.
+    ///
+    /// # Errors
+    /// ESTALE: somebody else replaced the object under what the guest wrote. ENOENT: or deleted it.
+    async fn must_stand(&self, inode: &Arc<Inode>, path: &str) -> Result<()> {
+        let (open, dirty) = {
+            let state = inode.state();
+            (state.open > 0, state.content.is_dirty())
+        };
+        if !open && !dirty || self.base_stands(inode, path).await? {
+            return Ok(());
+        }
+        if dirty { Err(Errno::ESTALE) } else { self.revalidate(inode).await }
     }
 
     async fn rename_dir(
@@ -132,19 +158,42 @@ impl<S: Store> Core<S> {
         if let Some(target) = target {
             self.no_local_children(target.id)?;
         }
+        let below = self.tree().below(source.id);
+        for inode in below {
+            if inode.state().content.base().is_some() {
+                let path = self.tree().path(inode.id)?;
+                match self.must_stand(&inode, &path).await {
+                    Err(Errno::ENOENT) => {}
+                    other => other?,
+                }
+            }
+        }
         self.keep_dir(from.parent).await?;
         match self.remote.rename_dir(old, new).await {
             // Others emptied it, but it has files that the store does not have yet.
             Err(error) if gone(&error) && self.tree().is_local(source) => {}
             other => other?,
         }
-        let mut tree = self.tree();
-        tree.rename(source.id, to.parent, to.name)?;
-        for inode in tree.below(source.id) {
-            let mut state = inode.state();
-            state.moved = inode.kind == Kind::File && state.content.base().is_some();
-            state.asked = None;
-            state.own_mtime = true;
+        let mut moved = Vec::new();
+        {
+            let mut tree = self.tree();
+            tree.rename(source.id, to.parent, to.name)?;
+            for inode in tree.below(source.id) {
+                let mut state = inode.state();
+                let held = state.open > 0 || state.content.is_dirty();
+                // What nobody holds is known anew when it is opened.
+                state.moved = inode.kind == Kind::File && state.content.base().is_some() && held;
+                state.asked = None;
+                state.own_mtime = true;
+                if state.moved {
+                    drop(state);
+                    moved.push(inode);
+                }
+            }
+        }
+        for inode in moved {
+            // If it cannot be told now, it is asked again before it is read or uploaded.
+            let _ = self.rebase_moved(&inode).await;
         }
         Ok(())
     }

@@ -113,6 +113,9 @@ impl<S: Store> Core<S> {
         if length == 0 {
             return Err(Errno::EINVAL);
         }
+        if file.lineage != file.inode.state().content.lineage() {
+            return Err(Errno::ESTALE);
+        }
         if self.capabilities.size_max.is_some_and(|max| end > max) {
             return Err(Errno::EFBIG);
         }

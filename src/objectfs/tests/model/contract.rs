@@ -423,22 +423,26 @@ impl Contract {
         }
         let placed = |file: &File| file.place.as_deref() == Some(path);
         if let Some(seen) = seen {
-            let mine = self.files.values().any(|file| placed(file) && (file.bytes == seen || file.wild));
             let theirs = self.bucket.get(path).is_some_and(|there| **there == seen);
-            if !mine && !theirs {
-                return Err(format!("{path:?} shows {} bytes that nobody closed", seen.len()));
-            }
-            self.lose_name(path, true);
-            let mut file = File::new(seen.to_vec(), path, true);
-            file.foreign = true;
-            file.dirty = Dirty::Maybe;
-            return Ok(self.add(file));
+            let mine = self.files.iter_mut().find(|(_, file)| placed(file) && (file.bytes == seen || file.wild));
+            return match mine {
+                Some((id, file)) => {
+                    file.wild |= theirs;
+                    Ok(*id)
+                }
+                None if theirs => {
+                    self.lose_name(path);
+                    let file = File::new(seen.to_vec(), path, true);
+                    Ok(self.add(file))
+                }
+                None => Err(format!("{path:?} shows {} bytes that nobody closed", seen.len())),
+            };
         }
         let known = self.files.iter().find(|(_, file)| placed(file) && !file.foreign);
         if let Some((id, _)) = known {
             return Ok(*id);
         }
-        self.lose_name(path, false);
+        self.lose_name(path);
         let Some(bytes) = self.bucket.get(path) else { return Err(format!("{path:?} opens and is not there")) };
         let file = File::new(bytes.to_vec(), path, true);
         Ok(self.add(file))
@@ -446,7 +450,7 @@ impl Contract {
 
     /// A new file, made by the guest.
     pub fn created(&mut self, path: &str, exclusive: bool) -> usize {
-        self.lose_name(path, false);
+        self.lose_name(path);
         let mut file = File::new(Vec::new(), path, false);
         file.exclusive = exclusive;
         self.add(file)
@@ -459,11 +463,10 @@ impl Contract {
     }
 
     /// Files at `path` lose that name to another program.
-    pub fn lose_name(&mut self, path: &str, wild: bool) {
+    fn lose_name(&mut self, path: &str) {
         for file in self.files.values_mut().filter(|file| file.place.as_deref() == Some(path)) {
             file.place = None;
             file.foreign = true;
-            file.wild |= wild;
         }
         self.files.retain(|_, file| file.handles > 0 || file.place.is_some());
     }
