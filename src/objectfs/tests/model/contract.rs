@@ -309,7 +309,7 @@ impl Contract {
             .filter(|key| !(key.ends_with('/') && self.keeps_dir(key, after)))
             .collect();
         for key in kept {
-            self.uploaded(&key, after)?;
+            self.uploaded(&key, after, true)?;
         }
         self.accept(after);
         Ok(())
@@ -330,8 +330,8 @@ impl Contract {
         }
     }
 
-    /// A change at `key` that no operation asked for must be the upload of the file there.
-    fn uploaded(&mut self, key: &str, after: &Bucket) -> Verdict {
+    /// A change at `key` that no operation asked for must be the upload of the file there, known to whoever sent it or not.
+    fn uploaded(&mut self, key: &str, after: &Bucket, known: bool) -> Verdict {
         let there = after.get(key);
         let changing = self.changing.as_ref();
         let found = self.files.iter_mut().find(|(id, file)| {
@@ -349,8 +349,10 @@ impl Contract {
             return Err(format!("{key:?} replaced what another program put there"));
         }
         file.stored = true;
-        file.exclusive = false;
-        file.owed.fill(true);
+        if known {
+            file.exclusive = false;
+            file.owed.fill(true);
+        }
         if there.is_some_and(|there| **there == file.bytes) {
             file.dirty = Dirty::Maybe;
             // A directory of its name hides it.
@@ -374,8 +376,8 @@ impl Contract {
                 self.foreign(&key, false);
                 continue;
             }
-            self.uploaded(&key, after)?;
             // Who sent it may not know that it arrived.
+            self.uploaded(&key, after, false)?;
             self.foreign(&key, false);
         }
         self.accept(after);

@@ -166,8 +166,9 @@ impl<S: System> Runner<S> {
         let (bytes, mut new) = (self.bytes(from), self.bytes(to));
         let start = (from_offset as usize).min(bytes.len());
         let data = &bytes[start..bytes.len().min(start + len as usize)];
-        let overlap = from_offset < to_offset + data.len() as u64 && to_offset < from_offset + data.len() as u64;
         let (source_foreign, source_known) = self.standing(&source);
+        let reach = if source_foreign { len } else { data.len() as u64 };
+        let overlap = from_offset < to_offset + reach && to_offset < from_offset + reach;
         let n = match outcome.result {
             Ok(n) => n as usize,
             Err(libc::EBADF) if !source.readable => return self.contract.settle(&outcome.after, &Expected::new()),
