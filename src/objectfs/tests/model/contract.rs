@@ -251,9 +251,12 @@ impl Contract {
         (must, may)
     }
 
-    /// Another program changed the store.
-    pub fn outside(&mut self, after: Bucket) {
-        let changed = differences(&self.bucket, &after);
+    /// Another program changed the store at `key`; the same bytes again are a change, too.
+    pub fn outside(&mut self, key: &str, after: Bucket) {
+        let mut changed = differences(&self.bucket, &after);
+        if after.contains_key(key) && changed.is_empty() {
+            changed.push(key.to_owned());
+        }
         let kinds = self.kinds_above(&changed);
         self.bucket = after;
         for key in &changed {
@@ -333,6 +336,7 @@ impl Contract {
     /// A change at `key` that no operation asked for must be the upload of the file there, known to whoever sent it or not.
     fn uploaded(&mut self, key: &str, after: &Bucket, known: bool) -> Verdict {
         let there = after.get(key);
+        let replaces = self.bucket.contains_key(key);
         let changing = self.changing.as_ref();
         let found = self.files.iter_mut().find(|(id, file)| {
             let whole = there.is_some_and(|there| **there == file.bytes || file.wild);
@@ -345,7 +349,7 @@ impl Contract {
         let Some((_, file)) = found else {
             return Err(format!("{key:?} became {:?} bytes in the store, of no file", there.map(|b| b.len())));
         };
-        if !file.may_replace() {
+        if replaces && !file.may_replace() {
             return Err(format!("{key:?} replaced what another program put there"));
         }
         file.stored = true;
@@ -357,7 +361,7 @@ impl Contract {
             file.dirty = Dirty::Maybe;
             // A directory of its name hides it.
             file.foreign = after.keys().any(|other| below(other, key));
-            file.theirs &= file.foreign;
+            file.theirs = false;
         }
         Ok(())
     }

@@ -140,7 +140,7 @@ impl<S: System> Runner<S> {
         }
         act(&mut self.system);
         let after = self.system.bucket();
-        self.contract.outside(after);
+        self.contract.outside(key, after);
     }
 
     /// Whether a store with real directories cannot have `key` beside what it has.

@@ -92,6 +92,8 @@ impl<S: System> Runner<S> {
                 self.half_done(open, new, own, outcome)
             }
             Err(_) if outcome.failed => self.half_done(open, new, own, outcome),
+            // Files in conflict hold the memory.
+            Err(libc::ENOSPC) if self.contract.in_conflict() => self.half_done(open, new, own, outcome),
             Err(errno) => Err(format!("answers {errno}")),
         }
     }
