@@ -24,6 +24,7 @@ mod read;
 mod readdir;
 mod remove;
 mod rename;
+mod stream;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -26,6 +26,8 @@ pub struct Bucket {
     pub fail: Vec<(&'static str, StoreErrorKind)>,
     /// Names of the operations so far.
     pub log: Vec<&'static str>,
+    /// Bytes read so far.
+    pub read: u64,
 }
 
 impl Bucket {
@@ -94,11 +96,12 @@ impl MemStore {
         if matches { Ok(object.clone()) } else { Err(StoreErrorKind::VersionMismatch) }
     }
 
-    fn read(&self, bucket: &Bucket, path: &str, version: &Version, offset: u64, dest: Slice) -> Answer<Reply> {
+    fn read(&self, bucket: &mut Bucket, path: &str, version: &Version, offset: u64, dest: Slice) -> Answer<Reply> {
         let object = Self::check(bucket, path, version)?;
         let end = offset as usize + dest.len as usize;
         let bytes = object.bytes.get(offset as usize..end).ok_or(StoreErrorKind::Io)?;
         assert!(self.pool.write(dest.offset, bytes), "slice inside the pool");
+        bucket.read += u64::from(dest.len);
         Ok(Reply::Unit)
     }
 
@@ -205,7 +208,7 @@ impl MemStore {
             Op::List { path, cursor } => self.list(&bucket, path, *cursor),
             Op::ListEnd { .. } => Ok(Reply::Unit),
             Op::Read { path, version, offset, dest } => {
-                self.read(&bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
+                self.read(&mut bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
             }
             Op::Compose { path, bases, when, segments, attributes } => {
                 self.compose(&mut bucket, path, bases, when, segments, attributes.as_deref())
