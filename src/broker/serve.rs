@@ -48,7 +48,7 @@ impl Mount {
     /// [`BackendError::Refused`]
     pub fn new(backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Mount, BackendError> {
         let store = match backend.service.local {
-            true => Store::Local(Arc::new(Local::new(backend, pool)?)),
+            true => Store::Local(Arc::new(Local::new(backend, pool, options)?)),
             false => Store::Remote(Arc::new(Remote::new(backend, pool, options)?)),
         };
         let shares = backend.service.shares;
@@ -163,7 +163,7 @@ impl Mount {
                 }
                 paths.iter().try_for_each(|path| self.check_file(path))?;
             }
-            Op::Copy { from, to } | Op::RenameFile { from, to, .. } => {
+            Op::Copy { from, to, .. } | Op::RenameFile { from, to, .. } => {
                 self.check_file(from)?;
                 self.check_file(to)?;
             }
@@ -270,8 +270,10 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
         Op::DeleteMany { paths } => unit(store.delete_many(&paths).await?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref()).await?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path).await?),
-        Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to).await?),
-        Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when).await?),
+        Op::Copy { from, to, version } => Reply::Meta(store.copy(&from, &to, version.as_ref()).await?),
+        Op::RenameFile { from, to, when, version } => {
+            Reply::Meta(store.rename_file(&from, &to, &when, version.as_ref()).await?)
+        }
         Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to).await?),
     })
 }
@@ -290,11 +292,13 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
             Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref())?)
         }
         Op::Delete { path } => unit(store.delete(&path)?),
-        Op::DeleteMany { paths } => unit(paths.iter().try_for_each(|path| store.delete(path))?),
+        Op::DeleteMany { paths } => unit(store.delete_many(&paths)?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref())?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path)?),
-        Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to)?),
-        Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when)?),
+        Op::Copy { from, to, version } => Reply::Meta(store.copy(&from, &to, version.as_ref())?),
+        Op::RenameFile { from, to, when, version } => {
+            Reply::Meta(store.rename_file(&from, &to, &when, version.as_ref())?)
+        }
         Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to)?),
     })
 }

@@ -62,13 +62,16 @@ impl<S: Store> Core<S> {
     async fn overwrite(&self, inode: &Arc<Inode>, path: &str, ours: Standalone) -> Option<Result<(), Errno>> {
         let Standalone { upload, segments, blocks } = ours;
         let keep = (upload.keep, blocks);
-        match self.remote.compose(path, Vec::new(), Condition::Any, segments, None, keep).await {
+        let sent = inode.state().outgoing(inode, self.config.posix);
+        let attributes = sent.attributes.clone();
+        match self.remote.compose(path, Vec::new(), Condition::Any, segments, attributes, keep).await {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
                 log::warn!("{path:?} was changed by somebody else; the guest's version has replaced theirs");
                 let id = self.tree().content_id();
                 let mut state = inode.state();
                 state.content.commit(meta.version(), id);
                 state.committed(&meta);
+                state.posix.arrived(&sent);
                 Some(Ok(()))
             }
             answer => {
@@ -89,7 +92,8 @@ impl<S: Store> Core<S> {
         let Standalone { upload, segments, blocks } = ours;
         let beside = beside(path);
         let keep = (upload.keep, blocks);
-        match self.remote.compose(beside.as_str(), Vec::new(), Condition::IfAbsent, segments, None, keep).await {
+        let attributes = inode.state().outgoing(inode, self.config.posix).attributes;
+        match self.remote.compose(beside.as_str(), Vec::new(), Condition::IfAbsent, segments, attributes, keep).await {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
                 log::warn!(
                     "{path:?} was changed by somebody else; the guest's version ({} bytes) is kept as {beside:?}",
@@ -97,6 +101,7 @@ impl<S: Store> Core<S> {
                 );
                 let mut state = inode.state();
                 state.content.abandon();
+                state.posix.give_up();
                 state.asked = None;
                 state.own_mtime = false;
                 state.exclusive = false;

@@ -117,6 +117,11 @@ impl Content {
         self.lineage = lineage;
     }
 
+    /// Another program's version took over and went at once: there is nothing that a handle could still show.
+    pub fn disown(&mut self) {
+        *self = Content { lineage: self.lineage + 1, ..Content::default() };
+    }
+
     /// The base is the same bytes under another version: it was copied or renamed inside the store.
     pub fn rebase(&mut self, version: Version) {
         if let Some(base) = &mut self.base {
@@ -201,6 +206,14 @@ impl Content {
         let mut kept = Extents::new();
         kept.insert(offset, Extent { block: std::sync::Arc::new(block), start: 0, len });
         self.dirty.underlay(&kept);
+    }
+
+    /// Makes the first `len` bytes of `block` all of a file that has none yet.
+    pub fn fill(&mut self, block: Block, len: usize) {
+        let len = len.min(block.capacity());
+        block.mark_dirty();
+        self.dirty.insert(0, Extent { block: std::sync::Arc::new(block), start: 0, len });
+        self.wrote(0, len);
     }
 
     /// Sets the length; what is cut off is gone, what is added reads as zeros.

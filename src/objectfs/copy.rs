@@ -1,5 +1,6 @@
 //! Copying between files (copy_file_range(2), cp(1)) without the guest's memory: long ranges by the store itself.
 
+use super::attributes::Outgoing;
 use super::core::Core;
 use super::handles::OpenFile;
 use crate::cache::extents::EXTENT_BLOCK_MAX;
@@ -85,7 +86,7 @@ impl<S: Store> Core<S> {
             tree.path(into.id)?
         };
         self.settle(&path).await;
-        let (upload, when) = {
+        let (upload, when, sent) = {
             let mut state = into.state();
             if state.content.lineage() != target.lineage {
                 return Err(Errno::ESTALE);
@@ -96,13 +97,19 @@ impl<S: Store> Core<S> {
                 None if state.exclusive => Condition::IfAbsent,
                 None => Condition::Any,
             };
-            (upload, when)
+            // Before the copy, for the store is told the time of it.
+            state.touch();
+            (upload, when, state.outgoing(into, self.config.posix))
         };
         let own = upload.base.map(|version| Base { path: path.clone(), version });
         let bases = own.into_iter().chain([other]).collect();
-        match self.remote.compose(path.clone(), bases, when, upload.segments, None, upload.keep).await {
+        match self
+            .remote
+            .compose(path.clone(), bases, when, upload.segments, sent.attributes.clone(), upload.keep)
+            .await
+        {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
-                self.copied(target, &meta);
+                self.copied(target, &meta, &sent);
                 Ok(true)
             }
             answer => {
@@ -131,12 +138,12 @@ impl<S: Store> Core<S> {
         }
     }
 
-    fn copied(&self, target: &OpenFile, meta: &Meta) {
+    fn copied(&self, target: &OpenFile, meta: &Meta, sent: &Outgoing) {
         let id = self.tree().content_id();
         let mut state = target.inode.state();
         state.content.commit(meta.version(), id);
         state.committed(meta);
-        state.touch();
+        state.posix.arrived(sent);
     }
 }
 

@@ -1,5 +1,6 @@
 //! What all operations share: the tree, the handles, the memory, the store.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -7,14 +8,17 @@ use std::time::{Duration, Instant};
 
 use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
+use super::attributes::{Birth, Owned, PERMISSIONS};
 use super::deletions::Deletions;
 use super::handles::Handles;
-use super::inode::{Inode, now_ns};
+use super::ids::Ids;
+use super::inode::{Inode, State, now_ns};
+use super::save::Pending;
 use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
-use crate::fs::{Attr, Entry, Errno, NodeId, Result};
+use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
-use crate::store::{Capabilities, Kind, Pool, Remote, Store};
+use crate::store::{Attributes, Capabilities, Details, Kind, Meta, Pool, Remote, Store, StoreError};
 
 /// Length of a clean block in bytes: what one GET of a cold read fetches.
 pub const READ_BLOCK: u64 = 1 << 20;
@@ -93,6 +97,7 @@ impl Config {
 /// What all operations share.
 pub struct Core<S> {
     pub(super) config: Config,
+    pub(super) ids: Ids,
     pub(super) remote: Remote<S>,
     pub(super) capabilities: Capabilities,
     pub(super) blocks: Arc<Blocks>,
@@ -101,11 +106,16 @@ pub struct Core<S> {
     pub(super) renaming: async_lock::RwLock<()>,
     pub(super) handles: Handles,
     pub(super) deletions: Deletions,
+    /// Attributes that wait to be stored.
+    pub(super) pending: Arc<Pending>,
     /// An upload failed since the retrier last looked.
     pub(super) retry_wanted: AtomicBool,
     /// Runs what no request waits for.
     pub(super) background: ThreadPool,
     tree: Mutex<Tree>,
+    /// Answers asked for before this moment are out of date: tests let time pass without waiting.
+    #[cfg(test)]
+    expired: Mutex<Option<Instant>>,
     me: Weak<Core<S>>,
 }
 
@@ -116,13 +126,16 @@ impl<S: Store> Core<S> {
     /// When no thread can be made.
     pub fn new(
         config: Config,
+        ids: Ids,
         remote: Remote<S>,
         capabilities: Capabilities,
         pool: Arc<Pool>,
     ) -> std::io::Result<Arc<Core<S>>> {
+        let tree = Tree::new(now_ns(), config.inodes_max);
         let background = ThreadPoolBuilder::new().pool_size(1).name_prefix("ovfs-background").create()?;
         Ok(Arc::new_cyclic(|me| Core {
             config,
+            ids,
             remote,
             capabilities,
             blocks: Blocks::new(pool),
@@ -130,9 +143,12 @@ impl<S: Store> Core<S> {
             renaming: async_lock::RwLock::new(()),
             handles: Handles::new(config.handles_max),
             deletions: Deletions::default(),
+            pending: tree.pending(),
             retry_wanted: AtomicBool::new(false),
             background,
-            tree: Mutex::new(Tree::new(now_ns(), config.inodes_max)),
+            tree: Mutex::new(tree),
+            #[cfg(test)]
+            expired: Mutex::new(None),
             me: Weak::clone(me),
         }))
     }
@@ -156,8 +172,59 @@ impl<S: Store> Core<S> {
 
     /// Whether an answer of the store asked for at `asked` may still be used.
     pub(super) fn is_fresh(&self, asked: Option<Instant>) -> bool {
+        #[cfg(test)]
+        let asked = asked.filter(|at| self.expired.lock().is_ok_and(|expired| expired.is_none_or(|limit| *at > limit)));
         let timeout = self.config.timeout();
         asked.is_some_and(|at| at.elapsed() < timeout)
+    }
+
+    /// Whether what is known of an inode may be told to the guest without asking the store.
+    pub(super) fn knows(&self, state: &State) -> bool {
+        let attributes = !self.config.posix || self.is_fresh(state.posix.asked);
+        state.is_local() || (self.is_fresh(state.asked) && attributes)
+    }
+
+    /// Asks the store about `path`. The answer says what the mount keeps of attributes, and no more: none is all defaults.
+    pub(super) async fn stat(&self, path: String) -> Result<Meta, StoreError> {
+        let mut meta = self.remote.stat(path).await?;
+        if self.config.posix {
+            meta.details.get_or_insert_with(|| {
+                let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
+                Box::new(Details { attributes, ..Details::default() })
+            });
+        } else if let Some(details) = &mut meta.details {
+            details.attributes = Attributes::default();
+        }
+        Ok(meta)
+    }
+
+    /// What a new inode of type `file_type` below `parent` begins with, asked for by `ctx` with `mode`. In a set-group-id
+    /// directory it is of the directory's group, and a directory is such a one, too.
+    ///
+    /// # Errors
+    /// A rule forbids that user or group to own anything.
+    pub(super) fn birth(&self, ctx: Context, parent: NodeId, file_type: u32, mode: u32, umask: u32) -> Result<Birth> {
+        if !self.config.posix {
+            return Ok(Birth { file_type, owned: None });
+        }
+        let above = self.inode(parent)?;
+        let (above_mode, above_gid) = {
+            let state = above.state();
+            (state.posix.mode.unwrap_or(self.config.dir_mode), state.posix.gid.unwrap_or(self.config.gid))
+        };
+        let inherits = above_mode & libc::S_ISGID != 0;
+        let gid = if inherits { above_gid } else { self.ids.stored_gid(ctx.gid)? };
+        let mut mode = mode & PERMISSIONS & !umask;
+        if inherits && file_type == libc::S_IFDIR {
+            mode |= libc::S_ISGID;
+        }
+        Ok(Birth { file_type, owned: Some(Owned { mode, uid: self.ids.stored_uid(ctx.uid)?, gid }) })
+    }
+
+    /// As if the time for which answers of the store may be used had passed.
+    #[cfg(test)]
+    pub(super) fn expire(&self) {
+        *self.expired.lock().expect("no panics in it") = Some(Instant::now());
     }
 
     /// A name that is to be created or removed.
@@ -186,27 +253,29 @@ impl<S: Store> Core<S> {
     /// Attributes as the guest sees them.
     pub(super) fn attr(&self, inode: &Inode) -> Attr {
         let state = inode.state();
-        let (mode, nlink, size) = match inode.kind {
-            Kind::File => (libc::S_IFREG | self.config.file_mode, u32::from(!state.unlinked), state.content.size()),
+        let (default, nlink, size) = match inode.kind {
+            Kind::File => (self.config.file_mode, u32::from(!state.unlinked), state.content.size()),
             // One link, not two: "unknown number of subdirectories" to find(1) and others that count.
-            Kind::Dir => (libc::S_IFDIR | self.config.dir_mode, 1, 0),
+            Kind::Dir => (self.config.dir_mode, 1, 0),
         };
+        let mode = inode.file_type | state.posix.mode.unwrap_or(default);
         let (mtime, mtimensec) = split_ns(state.mtime_ns);
         let (atime, atimensec) = split_ns(state.atime_ns);
+        let (ctime, ctimensec) = split_ns(if self.config.posix { state.posix.ctime_ns } else { state.mtime_ns });
         Attr {
             ino: inode.id.0,
             size,
             blocks: size.div_ceil(512),
             atime,
             mtime,
-            ctime: mtime,
+            ctime,
             atimensec,
             mtimensec,
-            ctimensec: mtimensec,
+            ctimensec,
             mode,
             nlink,
-            uid: self.config.uid,
-            gid: self.config.gid,
+            uid: self.ids.guest_uid(state.posix.uid.unwrap_or(self.config.uid)),
+            gid: self.ids.guest_gid(state.posix.gid.unwrap_or(self.config.gid)),
             rdev: 0,
             blksize: 4096,
             flags: 0,

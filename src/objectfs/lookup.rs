@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::attributes::PERMISSIONS;
 use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
 use super::tree::Tree;
-use crate::fs::{Attr, Context, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
+use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
 use crate::store::{Kind, Store, StoreError, StoreErrorKind};
 
 /// How often a question to the store is asked again because names changed under it.
@@ -31,7 +32,7 @@ impl<S: Store> Core<S> {
                 let tree = self.tree();
                 if let Some(inode) = tree.child(parent, name) {
                     let state = inode.state();
-                    if state.is_local() || self.is_fresh(state.asked) {
+                    if self.knows(&state) {
                         drop(state);
                         return Ok(inode);
                     }
@@ -42,7 +43,7 @@ impl<S: Store> Core<S> {
                 return Err(Errno::ENOENT);
             }
             let asked = Instant::now();
-            let answer = self.remote.stat(path.clone()).await;
+            let answer = self.stat(path.clone()).await;
             let mut tree = self.tree();
             let known = tree.child(parent, name);
             if tree.path_of(parent, name)? != path {
@@ -58,7 +59,7 @@ impl<S: Store> Core<S> {
                 }
                 Err(error) if gone(&error) => {
                     let Some(inode) = known else { return Err(Errno::ENOENT) };
-                    if inode.state().is_local() {
+                    if tree.is_local(&inode) {
                         return Ok(inode);
                     }
                     if self.made_since(&tree, &inode, asked) {
@@ -89,29 +90,42 @@ impl<S: Store> Core<S> {
             tree.path(inode.id)?
         };
         let asked = Instant::now();
-        let answer = self.remote.stat(path.clone()).await;
+        let answer = self.stat(path.clone()).await;
         let mut tree = self.tree();
         if tree.path(inode.id).is_ok_and(|now| now != path) {
             // It was renamed meanwhile, or a directory above it: by us, so it is there.
             return Ok(());
         }
         match answer {
-            Ok(meta) if meta.kind == inode.kind => {
+            Ok(meta) if inode.is(&meta) => {
                 let fresh = tree.content_id();
                 inode.state().observe(inode.kind, &meta, asked, || fresh);
                 Ok(())
             }
+            Ok(_) if tree.is_local(inode) => Ok(()),
             Ok(_) => {
                 tree.detach(inode.id);
                 Err(Errno::ENOENT)
             }
             Err(error) if gone(&error) => {
-                if inode.state().is_local() || self.made_since(&tree, inode, asked) {
+                if tree.is_local(inode) || self.made_since(&tree, inode, asked) {
                     return Ok(());
                 }
                 tree.detach(inode.id);
                 Err(Errno::ENOENT)
             }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the object at `path` is still the version that the bytes of `inode` lie over.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn base_stands(&self, inode: &Inode, path: &str) -> Result<bool> {
+        match self.remote.stat(path).await {
+            Ok(meta) => Ok(meta.kind == Kind::File && inode.state().is_base(&meta)),
+            Err(error) if gone(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
@@ -126,7 +140,7 @@ impl<S: Store> Core<S> {
         let inode = self.inode(nodeid)?;
         let known = {
             let state = inode.state();
-            nodeid == NodeId::ROOT || state.is_local() || self.is_fresh(state.asked)
+            nodeid == NodeId::ROOT || self.knows(&state)
         };
         if !known {
             self.revalidate(&inode).await?;
@@ -134,14 +148,21 @@ impl<S: Store> Core<S> {
         Ok((self.attr(&inode), self.config.timeout()))
     }
 
-    /// FUSE_SETATTR. Length and times are kept; owner and mode are fixed, and asking for others changes nothing, so that tar, cp -p
-    /// and rsync go on.
-    pub(super) async fn setattr(&self, _ctx: Context, nodeid: NodeId, change: SetAttr) -> Result<(Attr, Duration)> {
+    /// FUSE_SETATTR. Where the mount keeps no attributes, length and times are kept (these until the inode is forgotten), and
+    /// asking for another owner or mode changes nothing, so that tar, cp -p and rsync go on.
+    pub(super) async fn setattr(&self, nodeid: NodeId, change: SetAttr) -> Result<(Attr, Duration)> {
         let inode = self.inode(nodeid)?;
-        if let Some(size) = change.size {
-            inode.file()?;
-            self.truncate(&inode, change.handle, size).await?;
+        let posix = self.config.posix;
+        // First of all what may be refused.
+        let owner = change.uid.filter(|_| posix).map(|uid| self.ids.stored_uid(uid)).transpose()?;
+        let group = change.gid.filter(|_| posix).map(|gid| self.ids.stored_gid(gid)).transpose()?;
+        if posix && !inode.state().posix.known {
+            self.revalidate(&inode).await?;
         }
+        let nobody_will_close = match change.size {
+            Some(size) => self.truncate(&inode, change.handle, size).await?,
+            None => false,
+        };
         {
             let mut state = inode.state();
             let time = |to: SetTime| match to {
@@ -155,11 +176,23 @@ impl<S: Store> Core<S> {
                 state.mtime_ns = time(to);
                 state.own_mtime = true;
             }
+            if posix {
+                state.posix.mode = change.mode.map(|mode| mode & PERMISSIONS).or(state.posix.mode);
+                state.posix.uid = owner.or(state.posix.uid);
+                state.posix.gid = group.or(state.posix.gid);
+                let ctime_ns = change.ctime.map_or_else(now_ns, |(seconds, nanos)| join_ns(seconds, nanos));
+                self.attributes_changed(&inode, &mut state, ctime_ns);
+            }
+        }
+        if nobody_will_close {
+            self.upload(&inode).await?;
         }
         Ok((self.attr(&inode), self.config.timeout()))
     }
 
-    async fn truncate(&self, inode: &Arc<Inode>, handle: Option<Handle>, size: u64) -> Result<()> {
+    /// Sets the length. True: it is to be uploaded, because nobody has the file open for writing.
+    async fn truncate(&self, inode: &Arc<Inode>, handle: Option<Handle>, size: u64) -> Result<bool> {
+        inode.regular()?;
         if self.capabilities.size_max.is_some_and(|max| size > max) {
             return Err(Errno::EFBIG);
         }
@@ -172,15 +205,14 @@ impl<S: Store> Core<S> {
             }
             None => self.revalidate(inode).await?,
         }
-        let nobody_will_close = {
-            let mut state = inode.state();
-            if state.content.size() != size {
-                state.content.truncate(size);
-                state.touch();
-            }
-            state.writers == 0
-        };
-        if nobody_will_close { self.upload(inode).await } else { Ok(()) }
+        let mut state = inode.state();
+        if state.content.size() != size {
+            state.content.truncate(size);
+            state.touch();
+        } else if self.config.posix {
+            state.touch();
+        }
+        Ok(state.writers == 0)
     }
 }
 
@@ -189,10 +221,7 @@ pub(super) fn gone(error: &StoreError) -> bool {
     matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::NotDir)
 }
 
-/// The DT_* constant of a kind.
-pub(super) fn dirent_type(kind: Kind) -> u32 {
-    u32::from(match kind {
-        Kind::File => libc::DT_REG,
-        Kind::Dir => libc::DT_DIR,
-    })
+/// The DT_* constant of a file type (S_IFMT bits).
+pub(super) fn dirent_type(file_type: u32) -> u32 {
+    (file_type & libc::S_IFMT) >> 12
 }

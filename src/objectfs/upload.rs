@@ -26,14 +26,14 @@ const UPLOADS_AT_ONCE: usize = 16;
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 impl<S: Store> Core<S> {
-    /// Makes the store have what the guest wrote to `inode`. Unlinked files have no one to be written for.
+    /// Makes the store have what the guest wrote to `inode`, and what it set of its attributes. Unlinked files have no one to be written for.
     ///
     /// # Errors
     /// What the store says; ESTALE when somebody else changed the object since (nothing of theirs is overwritten).
     pub(super) async fn upload(&self, inode: &Arc<Inode>) -> Result<()> {
         {
             let state = inode.state();
-            if state.unlinked || !state.content.is_dirty() {
+            if state.unlinked || !(state.content.is_dirty() || state.attributes_dirty()) {
                 return Ok(());
             }
         }
@@ -56,12 +56,15 @@ impl<S: Store> Core<S> {
 
     /// The upload itself; the caller holds `renaming` and the inode's upload lock.
     pub(super) async fn compose(&self, inode: &Arc<Inode>) -> Result<()> {
+        if !inode.state().content.is_dirty() {
+            return self.save_attributes(inode).await;
+        }
         if inode.state().moved && inode.state().content.needs_base() {
             self.rebase_moved(inode).await?;
         }
         let (path, hidden) = self.upload_path(inode)?;
         self.settle(&path).await;
-        let (upload, when, base) = {
+        let (upload, when, base, sent) = {
             let mut state = inode.state();
             let exclusive = state.exclusive;
             let Some(upload) = state.content.begin_upload() else { return Ok(()) };
@@ -72,11 +75,18 @@ impl<S: Store> Core<S> {
                 _ => Condition::Any,
             };
             let base = upload.base.clone().map(|version| Base { path: path.clone(), version });
-            (upload, when, base)
+            (upload, when, base, state.outgoing(inode, self.config.posix))
         };
         let answer = self
             .remote
-            .compose(path.clone(), base.into_iter().collect(), when, upload.segments, None, upload.keep)
+            .compose(
+                path.clone(),
+                base.into_iter().collect(),
+                when,
+                upload.segments,
+                sent.attributes.clone(),
+                upload.keep,
+            )
             .await;
         let meta = match answer {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => meta,
@@ -101,6 +111,7 @@ impl<S: Store> Core<S> {
             let mut state = inode.state();
             let whole = state.content.commit(meta.version(), id);
             state.committed(&meta);
+            state.posix.arrived(&sent);
             whole
         };
         if let Some(whole) = whole {
@@ -217,6 +228,9 @@ impl<S: Store> Core<S> {
                 first_error.get_or_insert(error);
             }
         }
+        if let Err(error) = self.save_all(end).await {
+            first_error.get_or_insert(error);
+        }
         if let Err(error) = self.settle_all().await {
             first_error.get_or_insert(error);
         }
@@ -225,7 +239,7 @@ impl<S: Store> Core<S> {
     }
 
     /// One round of the retrier: files that nobody has open any more and that the store did not take.
-    async fn retry(&self) {
+    pub(super) async fn retry(&self) {
         if !self.retry_wanted.swap(false, Ordering::Relaxed) {
             return;
         }

@@ -14,7 +14,7 @@ use super::super::operator::noting_retries;
 use super::compose::{Donor, Job};
 use super::{Remote, dir_path, same_version, strong};
 use crate::store::path::check_path;
-use crate::store::{Base, Condition, Kind, Meta, Segment, StoreError, StoreErrorKind};
+use crate::store::{Base, Condition, Kind, Meta, Segment, StoreError, StoreErrorKind, Version};
 
 /// Longest object that S3 copies in one request; OpenDAL's way for longer ones loses their metadata.
 const COPY_MAX: u64 = 5 << 30;
@@ -30,9 +30,18 @@ const RENAME_MAX: usize = 1_000_000;
 
 impl Remote {
     /// Copies an object; an existing target is replaced.
-    pub async fn copy(&self, from: &str, to: &str) -> Result<Meta, StoreError> {
-        let source = self.find_file(from).await?;
+    pub async fn copy(&self, from: &str, to: &str, version: Option<&Version>) -> Result<Meta, StoreError> {
+        let source = self.find_version(from, version).await?;
         self.copy_object(from, &source, to, &Condition::Any).await
+    }
+
+    /// The file at `path`, if it is of `version`.
+    async fn find_version(&self, path: &str, version: Option<&Version>) -> Result<Metadata, StoreError> {
+        let metadata = self.find_file(path).await?;
+        if version.is_some_and(|version| !same_version(&self.meta(&metadata), version)) {
+            return Err(error(StoreErrorKind::VersionMismatch, format!("'{path}' is not the version any more")));
+        }
+        Ok(metadata)
     }
 
     /// The copy keeps what the source's headers and metadata say.
@@ -124,8 +133,14 @@ impl Remote {
     }
 
     /// Renames an object.
-    pub async fn rename_file(&self, from: &str, to: &str, when: &Condition) -> Result<Meta, StoreError> {
-        let source = self.find_file(from).await?;
+    pub async fn rename_file(
+        &self,
+        from: &str,
+        to: &str,
+        when: &Condition,
+        version: Option<&Version>,
+    ) -> Result<Meta, StoreError> {
+        let source = self.find_version(from, version).await?;
         if from == to {
             return Ok(self.detailed(&source));
         }

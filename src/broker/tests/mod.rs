@@ -180,7 +180,7 @@ impl Bed {
     }
 
     fn rename(&self, from: &str, to: &str, when: Condition) -> Result<Meta, StoreErrorKind> {
-        block_on(self.remote.rename_file(from, to, when)).map_err(|e| e.kind)
+        block_on(self.remote.rename_file(from, to, when, None)).map_err(|e| e.kind)
     }
 
     fn rename_dir(&self, from: &str, to: &str) -> Result<(), StoreErrorKind> {
@@ -307,7 +307,7 @@ fn files(bed: &Bed) {
         block_on(bed.remote.compose("made", vec![base], Condition::IfAbsent, vec![copy(10, 20)], None, ())).unwrap();
     assert_eq!((made.size, bed.get("made")), (20, text[10..30].to_vec()));
 
-    let copied = block_on(bed.remote.copy("source", "copied")).unwrap();
+    let copied = block_on(bed.remote.copy("source", "copied", None)).unwrap();
     assert_eq!((copied.size, bed.get("copied")), (100_000, text));
     for name in ["source", "made", "copied", "file", "empty"] {
         bed.delete(name).unwrap();
@@ -404,7 +404,7 @@ fn reserved_names(bed: &Bed) {
     let tail = vec![Segment::Copy { base: 0, offset: 0, len: 7 }, bed.data(b"!")];
     let longer = bed.compose(hidden, &[(hidden, &file)], Condition::Any, tail, None);
     assert_eq!(longer.unwrap().size, 8);
-    block_on(bed.remote.copy(hidden, "f")).unwrap();
+    block_on(bed.remote.copy(hidden, "f", None)).unwrap();
     assert_eq!(bed.get("f"), b"content!");
     bed.delete(hidden).unwrap();
     assert_eq!(bed.read(hidden, None, 0, 1).unwrap_err().kind, StoreErrorKind::NotFound);

@@ -98,3 +98,39 @@ fn a_copy_that_cannot_be_stored_leaves_the_file_as_it_is() {
     assert_eq!(fs.flush(file), Err(Errno::ESTALE));
     assert_eq!(beside(&fs, "f"), [b"x123"]);
 }
+
+#[test]
+fn a_rename_takes_what_somebody_else_put_there_and_mixes_nothing() {
+    let fs = Fs::with(32 << 20, CachePolicy::Always);
+    fs.put("f", b"0123456789").expect("put");
+    let file = fs.open("f", 0).expect("open");
+    fs.read_at(file, 0, 10).expect("read");
+    fs.bucket().put("f", b"theirs, longer than ours");
+    fs.rename("f", "g", 0).expect("rename");
+    assert_eq!(fs.object("g").as_deref(), Some(&b"theirs, longer than ours"[..]));
+    assert_eq!(fs.read_at(file, 0, 10), Err(Errno::ESTALE));
+    assert_eq!(fs.get("g").as_deref(), Ok(&b"theirs, longer than ours"[..]));
+}
+
+#[test]
+fn a_rename_of_changes_over_a_version_that_is_gone_is_stale() {
+    let fs = Fs::new();
+    fs.put("f", b"0123456789").expect("put");
+    let file = fs.open("f", RDWR).expect("open");
+    fs.write_at(file, 3, b"xx").expect("write");
+    fs.bucket().put("f", b"theirs");
+    assert_eq!(fs.rename("f", "g", 0), Err(Errno::ESTALE));
+    assert_eq!(fs.object("f").as_deref(), Some(&b"theirs"[..]));
+    assert_eq!(fs.object("g"), None);
+}
+
+#[test]
+fn an_open_file_that_somebody_replaced_and_the_guest_unlinked_is_stale() {
+    let fs = Fs::with_config(1 << 20, capabilities(), |_| ());
+    fs.bucket().put("f", &[1; 900_000]);
+    let file = fs.open("f", 0).expect("open");
+    fs.bucket().put("f", &[2; 900_000]);
+    fs.unlink("f").expect("unlink");
+    assert_eq!(fs.object("f"), None);
+    assert_eq!(fs.read_at(file, 0, 10), Err(Errno::ESTALE));
+}

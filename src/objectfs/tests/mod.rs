@@ -1,6 +1,8 @@
 //! The file system over a store in memory.
 
+mod attributes;
 mod conflicts;
+mod contract;
 mod copies;
 mod deletions;
 mod model;
@@ -93,7 +95,11 @@ impl Fs {
         Ok((nodeid, block_on(self.fs.open(CTX, nodeid, flags, false))?.handle.expect("handle")))
     }
 
-    fn write_at(&self, (nodeid, handle): (NodeId, Handle), offset: u64, data: &[u8]) -> Result<usize> {
+    fn write_at(&self, file: (NodeId, Handle), offset: u64, data: &[u8]) -> Result<usize> {
+        self.write_with(file, offset, data, RDWR)
+    }
+
+    fn write_with(&self, (nodeid, handle): (NodeId, Handle), offset: u64, data: &[u8], flags: u32) -> Result<usize> {
         let op = Write {
             nodeid,
             handle,
@@ -102,7 +108,7 @@ impl Fs {
             lock_owner: None,
             delayed: false,
             kill_priv: false,
-            flags: 0,
+            flags,
         };
         block_on(self.fs.write(CTX, op, &mut Buffer::of(data)))
     }
