@@ -59,7 +59,7 @@ impl<S: Store> Core<S> {
                 }
                 Err(error) if gone(&error) => {
                     let Some(inode) = known else { return Err(Errno::ENOENT) };
-                    if inode.state().is_local() {
+                    if tree.is_local(&inode) {
                         return Ok(inode);
                     }
                     if self.made_since(&tree, &inode, asked) {
@@ -102,13 +102,13 @@ impl<S: Store> Core<S> {
                 inode.state().observe(inode.kind, &meta, asked, || fresh);
                 Ok(())
             }
-            Ok(_) if inode.state().is_local() => Ok(()),
+            Ok(_) if tree.is_local(inode) => Ok(()),
             Ok(_) => {
                 tree.detach(inode.id);
                 Err(Errno::ENOENT)
             }
             Err(error) if gone(&error) => {
-                if inode.state().is_local() || self.made_since(&tree, inode, asked) {
+                if tree.is_local(inode) || self.made_since(&tree, inode, asked) {
                     return Ok(());
                 }
                 tree.detach(inode.id);

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use super::attributes::type_of;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
-use super::lookup::dirent_type;
+use super::lookup::{dirent_type, gone};
 use super::tree::{Tree, is_reserved};
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
@@ -128,7 +128,11 @@ impl<S: Store> Core<S> {
     async fn next_page(&self, dir: &OpenDir, listing: &mut Listing) -> Result<()> {
         let path = self.tree().path(dir.inode.id)?;
         let asked = Instant::now();
-        let (entries, cursor) = self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await?;
+        let (entries, cursor) = match self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await {
+            // Others emptied it, but it has files that the store does not have yet.
+            Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => (Vec::new(), None),
+            other => other?,
+        };
         let deleting = !self.deletions.is_empty();
         for entry in entries {
             let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::inode::Inode;
+use super::lookup::gone;
 use super::remove::Leaving;
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::{Condition, Kind, Meta, Store, StoreErrorKind};
@@ -187,7 +188,11 @@ impl<S: Store> Core<S> {
             self.no_local_children(target.id)?;
         }
         self.keep_dir(from.parent).await?;
-        self.remote.rename_dir(old, new).await?;
+        match self.remote.rename_dir(old, new).await {
+            // Others emptied it, but it has files that the store does not have yet.
+            Err(error) if gone(&error) && self.tree().is_local(source) => {}
+            other => other?,
+        }
         let mut tree = self.tree();
         tree.rename(source.id, to.parent, to.name)?;
         for inode in tree.below(source.id) {
