@@ -8,7 +8,7 @@ use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
 use super::tree::Tree;
 use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::{Kind, Store, StoreError, StoreErrorKind};
 
 /// How often a question to the store is asked again because names changed under it.
 const RACES_MAX: u32 = 8;
@@ -114,6 +114,18 @@ impl<S: Store> Core<S> {
                 tree.detach(inode.id);
                 Err(Errno::ENOENT)
             }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the object at `path` is still the version that the bytes of `inode` lie over.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn base_stands(&self, inode: &Inode, path: &str) -> Result<bool> {
+        match self.remote.stat(path).await {
+            Ok(meta) => Ok(meta.kind == Kind::File && inode.state().is_base(&meta)),
+            Err(error) if gone(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -81,7 +81,7 @@ fn files(bed: &Bed, listed: bool) {
     // They go where the file goes.
     let old = bed.put("there", b"another object with attributes of none");
     assert_eq!(told(&old), &nothing);
-    assert_eq!(told(&block_on(bed.remote.copy("f", "copied")).unwrap()), &first);
+    assert_eq!(told(&block_on(bed.remote.copy("f", "copied", None)).unwrap()), &first);
     assert_eq!(told(&bed.rename("f", "there", Condition::Any).unwrap()), &first);
     assert_eq!(told(&bed.stat("there").unwrap()), &first);
     // A part of a file is not the file, but what is made of it starts with what that had.

@@ -404,7 +404,7 @@ fn reserved_names(bed: &Bed) {
     let tail = vec![Segment::Copy { base: 0, offset: 0, len: 7 }, bed.data(b"!")];
     let longer = bed.compose(hidden, &[(hidden, &file)], Condition::Any, tail, None);
     assert_eq!(longer.unwrap().size, 8);
-    block_on(bed.remote.copy(hidden, "f")).unwrap();
+    block_on(bed.remote.copy(hidden, "f", None)).unwrap();
     assert_eq!(bed.get("f"), b"content!");
     bed.delete(hidden).unwrap();
     assert_eq!(bed.read(hidden, None, 0, 1).unwrap_err().kind, StoreErrorKind::NotFound);

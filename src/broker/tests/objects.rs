@@ -173,7 +173,7 @@ fn a_read_only_mount_sends_nothing_that_changes_the_store() {
     assert_eq!(block_on(bed.remote.delete_many(vec!["f".into()])).map_err(|e| e.kind), refused);
     assert_eq!((bed.mkdir("d"), bed.rmdir("d"), bed.rename_dir("d", "e")), (refused, refused, refused));
     assert_eq!(bed.rename("f", "g", Condition::Any).map(drop), refused);
-    assert_eq!(unit(block_on(bed.remote.copy("f", "g"))), refused);
+    assert_eq!(unit(block_on(bed.remote.copy("f", "g", None))), refused);
     assert_eq!(proxy.heads(), [""; 0]);
     assert!(head(&server, "/.ovfs-unlinked-old").contains(" 200 "));
 }

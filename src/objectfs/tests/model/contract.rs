@@ -251,9 +251,12 @@ impl Contract {
         (must, may)
     }
 
-    /// Another program changed the store.
-    pub fn outside(&mut self, after: Bucket) {
-        let changed = differences(&self.bucket, &after);
+    /// Another program changed the store at `key`; the same bytes again are a change, too.
+    pub fn outside(&mut self, key: &str, after: Bucket) {
+        let mut changed = differences(&self.bucket, &after);
+        if after.contains_key(key) && changed.is_empty() {
+            changed.push(key.to_owned());
+        }
         let kinds = self.kinds_above(&changed);
         self.bucket = after;
         for key in &changed {
@@ -309,7 +312,7 @@ impl Contract {
             .filter(|key| !(key.ends_with('/') && self.keeps_dir(key, after)))
             .collect();
         for key in kept {
-            self.uploaded(&key, after)?;
+            self.uploaded(&key, after, true)?;
         }
         self.accept(after);
         Ok(())
@@ -330,9 +333,10 @@ impl Contract {
         }
     }
 
-    /// A change at `key` that no operation asked for must be the upload of the file there.
-    fn uploaded(&mut self, key: &str, after: &Bucket) -> Verdict {
+    /// A change at `key` that no operation asked for must be the upload of the file there, known to whoever sent it or not.
+    fn uploaded(&mut self, key: &str, after: &Bucket, known: bool) -> Verdict {
         let there = after.get(key);
+        let replaces = self.bucket.contains_key(key);
         let changing = self.changing.as_ref();
         let found = self.files.iter_mut().find(|(id, file)| {
             let whole = there.is_some_and(|there| **there == file.bytes || file.wild);
@@ -345,17 +349,19 @@ impl Contract {
         let Some((_, file)) = found else {
             return Err(format!("{key:?} became {:?} bytes in the store, of no file", there.map(|b| b.len())));
         };
-        if !file.may_replace() {
+        if replaces && !file.may_replace() {
             return Err(format!("{key:?} replaced what another program put there"));
         }
         file.stored = true;
-        file.exclusive = false;
-        file.owed.fill(true);
+        if known {
+            file.exclusive = false;
+            file.owed.fill(true);
+        }
         if there.is_some_and(|there| **there == file.bytes) {
             file.dirty = Dirty::Maybe;
             // A directory of its name hides it.
             file.foreign = after.keys().any(|other| below(other, key));
-            file.theirs &= file.foreign;
+            file.theirs = false;
         }
         Ok(())
     }
@@ -374,8 +380,8 @@ impl Contract {
                 self.foreign(&key, false);
                 continue;
             }
-            self.uploaded(&key, after)?;
             // Who sent it may not know that it arrived.
+            self.uploaded(&key, after, false)?;
             self.foreign(&key, false);
         }
         self.accept(after);
@@ -423,22 +429,26 @@ impl Contract {
         }
         let placed = |file: &File| file.place.as_deref() == Some(path);
         if let Some(seen) = seen {
-            let mine = self.files.values().any(|file| placed(file) && (file.bytes == seen || file.wild));
             let theirs = self.bucket.get(path).is_some_and(|there| **there == seen);
-            if !mine && !theirs {
-                return Err(format!("{path:?} shows {} bytes that nobody closed", seen.len()));
-            }
-            self.lose_name(path, true);
-            let mut file = File::new(seen.to_vec(), path, true);
-            file.foreign = true;
-            file.dirty = Dirty::Maybe;
-            return Ok(self.add(file));
+            let mine = self.files.iter_mut().find(|(_, file)| placed(file) && (file.bytes == seen || file.wild));
+            return match mine {
+                Some((id, file)) => {
+                    file.wild |= theirs;
+                    Ok(*id)
+                }
+                None if theirs => {
+                    self.lose_name(path);
+                    let file = File::new(seen.to_vec(), path, true);
+                    Ok(self.add(file))
+                }
+                None => Err(format!("{path:?} shows {} bytes that nobody closed", seen.len())),
+            };
         }
         let known = self.files.iter().find(|(_, file)| placed(file) && !file.foreign);
         if let Some((id, _)) = known {
             return Ok(*id);
         }
-        self.lose_name(path, false);
+        self.lose_name(path);
         let Some(bytes) = self.bucket.get(path) else { return Err(format!("{path:?} opens and is not there")) };
         let file = File::new(bytes.to_vec(), path, true);
         Ok(self.add(file))
@@ -446,7 +456,7 @@ impl Contract {
 
     /// A new file, made by the guest.
     pub fn created(&mut self, path: &str, exclusive: bool) -> usize {
-        self.lose_name(path, false);
+        self.lose_name(path);
         let mut file = File::new(Vec::new(), path, false);
         file.exclusive = exclusive;
         self.add(file)
@@ -459,11 +469,10 @@ impl Contract {
     }
 
     /// Files at `path` lose that name to another program.
-    pub fn lose_name(&mut self, path: &str, wild: bool) {
+    fn lose_name(&mut self, path: &str) {
         for file in self.files.values_mut().filter(|file| file.place.as_deref() == Some(path)) {
             file.place = None;
             file.foreign = true;
-            file.wild |= wild;
         }
         self.files.retain(|_, file| file.handles > 0 || file.place.is_some());
     }

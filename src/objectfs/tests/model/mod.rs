@@ -51,7 +51,7 @@ fn run(cache: CachePolicy, pool: usize, steps: &[Step]) -> Result<(), TestCaseEr
 /// Memory for everything.
 const AMPLE: usize = 4 << 20;
 /// Memory for less than a guest writes: files go to the store before they are closed.
-const SCARCE: usize = 256 << 10;
+const SCARCE: usize = 64 << 10;
 
 proptest! {
     #![proptest_config(config())]

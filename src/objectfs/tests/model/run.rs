@@ -140,7 +140,7 @@ impl<S: System> Runner<S> {
         }
         act(&mut self.system);
         let after = self.system.bucket();
-        self.contract.outside(after);
+        self.contract.outside(key, after);
     }
 
     /// Whether a store with real directories cannot have `key` beside what it has.
@@ -331,7 +331,7 @@ impl<S: System> Runner<S> {
             Ok(Kind::Dir) => Err(vec![libc::EISDIR]),
             Ok(Kind::File) => Ok(()),
         };
-        self.bind(path, access, (truncate && sure, append), exclusive, wanted, outcome)
+        self.bind(path, access, (truncate && sure, append), Some(exclusive), wanted, outcome)
     }
 
     fn open(&mut self, path: &str, access: Access, truncate: bool, append: bool) -> Verdict {
@@ -350,16 +350,16 @@ impl<S: System> Runner<S> {
             Ok(Kind::Dir) => Err(vec![libc::EISDIR]),
             Ok(Kind::File) => Ok(()),
         };
-        self.bind(path, access, (truncate && sure, append), false, wanted, outcome)
+        self.bind(path, access, (truncate && sure, append), None, wanted, outcome)
     }
 
-    /// Judges an open, and notes the new handle.
+    /// Judges an open, and notes the new handle. `creates` says whether it may make the file, and that with O_EXCL.
     fn bind(
         &mut self,
         path: &str,
         access: Access,
         (truncate, append): (bool, bool),
-        exclusive: bool,
+        creates: Option<bool>,
         wanted: Result<(), Vec<i32>>,
         outcome: Outcome<(u64, u64)>,
     ) -> Verdict {
@@ -377,9 +377,13 @@ impl<S: System> Runner<S> {
                 self.system.release(node, handle).ok();
                 return Ok(());
             };
-            self.contract.opened(path, Some(&seen))?
+            let absent = !self.contract.bucket.contains_key(path);
+            match creates.filter(|_| absent && seen.is_empty()) {
+                Some(exclusive) => self.contract.created(path, exclusive),
+                None => self.contract.opened(path, Some(&seen))?,
+            }
         } else if self.contract.kind(path) == Kind::Absent {
-            self.contract.created(path, exclusive)
+            self.contract.created(path, creates.unwrap_or(false))
         } else {
             self.contract.opened(path, None)?
         };

@@ -92,6 +92,8 @@ impl<S: System> Runner<S> {
                 self.half_done(open, new, own, outcome)
             }
             Err(_) if outcome.failed => self.half_done(open, new, own, outcome),
+            // Files in conflict hold the memory.
+            Err(libc::ENOSPC) if self.contract.in_conflict() => self.half_done(open, new, own, outcome),
             Err(errno) => Err(format!("answers {errno}")),
         }
     }
@@ -166,8 +168,9 @@ impl<S: System> Runner<S> {
         let (bytes, mut new) = (self.bytes(from), self.bytes(to));
         let start = (from_offset as usize).min(bytes.len());
         let data = &bytes[start..bytes.len().min(start + len as usize)];
-        let overlap = from_offset < to_offset + data.len() as u64 && to_offset < from_offset + data.len() as u64;
         let (source_foreign, source_known) = self.standing(&source);
+        let reach = if source_foreign { len } else { data.len() as u64 };
+        let overlap = from_offset < to_offset + reach && to_offset < from_offset + reach;
         let n = match outcome.result {
             Ok(n) => n as usize,
             Err(libc::EBADF) if !source.readable => return self.contract.settle(&outcome.after, &Expected::new()),

@@ -204,11 +204,11 @@ fn rarely() -> impl Strategy<Value = bool> {
 }
 
 fn len() -> impl Strategy<Value = usize> {
-    prop_oneof![1 => 1usize..20, 4 => 1usize..9_000, 1 => 1usize..30_000]
+    prop_oneof![2 => 1usize..20, 4 => 1usize..2_000, 1 => 1usize..12_000]
 }
 
 fn offset() -> impl Strategy<Value = u64> {
-    prop_oneof![1 => Just(0u64), 3 => 0u64..12_000, 1 => 0u64..30_000]
+    prop_oneof![2 => Just(0u64), 4 => 0u64..3_000, 1 => 0u64..12_000]
 }
 
 fn open() -> impl Strategy<Value = Step> {
@@ -239,9 +239,9 @@ fn on_handles() -> impl Strategy<Value = Step> {
         12 => (file(), offset(), len(), rarely())
             .prop_map(|(file, offset, len, sync)| Step::Write { file, offset, len, sync }),
         2 => (file(), offset()).prop_map(|(file, size)| Step::Truncate { file, size }),
-        2 => (file(), mode, offset(), 1u64..9_000)
+        2 => (file(), mode, offset(), 1u64..3_000)
             .prop_map(|(file, mode, offset, len)| Step::Allocate { file, mode, offset, len }),
-        2 => (file(), offset(), file(), offset(), 1u64..9_000)
+        2 => (file(), offset(), file(), offset(), 1u64..3_000)
             .prop_map(|(from, from_offset, to, to_offset, len)| Step::Copy { from, from_offset, to, to_offset, len }),
         1 => (file(), file()).prop_map(|(from, to)| Step::CopyWhole { from, to }),
         1 => (file(), offset(), any::<bool>()).prop_map(|(file, offset, hole)| Step::Seek { file, offset, hole }),
@@ -272,7 +272,7 @@ fn on_names() -> impl Strategy<Value = Step> {
 
 fn others() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (path(), 0usize..12_000).prop_map(|(path, len)| Step::Put { path, len }),
+        6 => (path(), 0usize..3_000).prop_map(|(path, len)| Step::Put { path, len }),
         3 => path().prop_map(|path| Step::Delete { path }),
         1 => path().prop_map(|path| Step::PutMarker { path }),
         1 => path().prop_map(|path| Step::DeleteMarker { path }),
