@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::conflict::is_conflict;
-use super::core::{Core, READ_BLOCK};
+use super::core::Core;
 use super::inode::Inode;
 use super::upload::hidden_name;
 use crate::fs::{Context, Entry, Errno, NodeId, Result};
@@ -179,15 +179,17 @@ impl<S: Store> Core<S> {
     /// store did not give it.
     async fn keep_in_memory(&self, inode: &Arc<Inode>) -> bool {
         let Some(base) = inode.state().content.base().cloned() else { return true };
-        for index in 0..base.version.size.div_ceil(READ_BLOCK) {
-            let Ok(clean) = self.block(inode, &base, index).await else { return false };
+        let mut at = 0;
+        while at < base.version.size {
+            let Ok(clean) = self.block(inode, &base, at, at..base.version.size).await else { return false };
             let Some(mut block) = self.clean.try_take(&self.blocks, clean.len) else { return false };
             block.write(0, clean.block.bytes(0, clean.len));
             let mut state = inode.state();
             if state.content.base() != Some(&base) {
                 return false;
             }
-            state.content.keep(index * READ_BLOCK, block, clean.len);
+            state.content.keep(clean.start, block, clean.len);
+            at = clean.end();
         }
         inode.state().content.forget_base();
         true
