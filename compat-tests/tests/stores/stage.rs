@@ -300,9 +300,12 @@ impl Stage {
     /// How files were renamed, `path` being one of them by its new name.
     pub fn how_renamed(&self, before: Before, path: &str) -> Outcome {
         let traffic = self.traffic(before);
+        let moves = traffic.as_ref().map_or(0, |t| t.methods.iter().filter(|method| **method == "MOVE").count());
         match &traffic {
+            // A server may refuse the whole first.
+            _ if moves > 2 => emulated("each file is moved; not atomic"),
             _ if before.identity.is_some() && before.identity == self.store.identity(path) => full(),
-            Some(traffic) if traffic.methods.contains(&"MOVE") => full(),
+            Some(_) if moves > 0 => full(),
             _ if !self.kind().has_outside() => full(),
             _ => emulated("copied inside the store, then deleted; not atomic"),
         }
