@@ -115,8 +115,9 @@ pub fn posix_metadata_is_kept(s: &mut Stage) -> Outcome {
     let started = trial.wait_exit(std::time::Duration::from_secs(2)).is_err();
     if !started {
         let text = trial.stderr();
-        let line = text.lines().find(|line| line.contains("rror")).unwrap_or("it ends without a word");
-        return refused(format!("at start: {}", line.rsplit("rror: ").next().unwrap_or(line).trim()));
+        // As the daemon's log has it, or as its command line's errors are.
+        let said = text.lines().find_map(|line| line.split_once("ERROR ovfs] ").or_else(|| line.split_once("error: ")));
+        return refused(format!("at start: {}", said.map_or("it ends without a word", |(_, said)| said.trim())));
     }
     trial.signal(libc::SIGTERM);
     trial.wait_exit(EXIT_TIMEOUT).ok();

@@ -278,6 +278,20 @@ impl Stage {
         Ok(())
     }
 
+    /// What a guest and others find after a conflict over `path` that the guest was told of by `errno`: theirs is there, and ours
+    /// beside it or not.
+    pub fn conflict(&self, path: &str, theirs: &[u8], ours: &[u8], errno: i32) -> Outcome {
+        self.expect_outside(path, Some(theirs))?;
+        let beside = format!("{path}.conflict-");
+        let kept = self
+            .store
+            .keys()
+            .iter()
+            .any(|key| key.starts_with(&beside) && self.store.get(key).as_deref() == Some(ours));
+        let ours = if kept { "is kept beside it" } else { "is gone" };
+        full_but(format!("close says {}, theirs stays, ours {ours}", errno_name(errno)))
+    }
+
     /// Before an operation on `path` whose cost matters.
     pub fn before(&self, path: &str) -> Before {
         Before { mark: self.store.meter().map(|meter| meter.mark()), identity: self.store.identity(path) }
