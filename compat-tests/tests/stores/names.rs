@@ -154,8 +154,8 @@ pub fn names_that_no_file_system_can_hold_are_hidden(s: &mut Stage) -> Outcome {
     for (what, name) in names {
         // On disks these are paths, and lead elsewhere.
         let leads_away = s.kind().is_files() && name.contains('/');
-        // Azurite takes it, and then cannot list what it has.
-        let breaks_the_server = s.kind() == Kind::Azurite && name.contains('\u{7}');
+        // Azurite cannot list what it has once there is a control character, and takes a backslash for a slash.
+        let breaks_the_server = s.kind() == Kind::Azurite && name.contains(['\u{7}', '\\']);
         if leads_away || breaks_the_server || s.store.try_put(&format!("{dir}/{name}"), what.as_bytes()).is_err() {
             refused.push(what);
             continue;
