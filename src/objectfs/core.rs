@@ -113,6 +113,9 @@ pub struct Core<S> {
     /// Runs what no request waits for.
     pub(super) background: ThreadPool,
     tree: Mutex<Tree>,
+    /// Answers asked for before this moment are out of date: tests let time pass without waiting.
+    #[cfg(test)]
+    expired: Mutex<Option<Instant>>,
     me: Weak<Core<S>>,
 }
 
@@ -144,6 +147,8 @@ impl<S: Store> Core<S> {
             retry_wanted: AtomicBool::new(false),
             background,
             tree: Mutex::new(tree),
+            #[cfg(test)]
+            expired: Mutex::new(None),
             me: Weak::clone(me),
         }))
     }
@@ -167,6 +172,8 @@ impl<S: Store> Core<S> {
 
     /// Whether an answer of the store asked for at `asked` may still be used.
     pub(super) fn is_fresh(&self, asked: Option<Instant>) -> bool {
+        #[cfg(test)]
+        let asked = asked.filter(|at| self.expired.lock().is_ok_and(|expired| expired.is_none_or(|limit| *at > limit)));
         let timeout = self.config.timeout();
         asked.is_some_and(|at| at.elapsed() < timeout)
     }
@@ -212,6 +219,12 @@ impl<S: Store> Core<S> {
             mode |= libc::S_ISGID;
         }
         Ok(Birth { file_type, owned: Some(Owned { mode, uid: self.ids.stored_uid(ctx.uid)?, gid }) })
+    }
+
+    /// As if the time for which answers of the store may be used had passed.
+    #[cfg(test)]
+    pub(super) fn expire(&self) {
+        *self.expired.lock().expect("no panics in it") = Some(Instant::now());
     }
 
     /// A name that is to be created or removed.

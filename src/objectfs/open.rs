@@ -110,10 +110,12 @@ impl<S: Store> Core<S> {
     /// FUSE_FLUSH: a descriptor is closed. What it wrote is in the store when this returns.
     pub(super) async fn flush(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
-        if !file.writable {
-            return Ok(());
-        }
-        self.upload(&file.inode).await
+        if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await }
+    }
+
+    /// Whether closing `file` brings nothing to the store: it was only read, and is not new.
+    fn stores_nothing(file: &OpenFile) -> bool {
+        !file.writable && file.inode.state().content.base().is_some()
     }
 
     /// FUSE_FSYNC.
@@ -126,7 +128,7 @@ impl<S: Store> Core<S> {
     pub(super) async fn release(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
         self.handles.close_file(handle);
-        let result = if file.writable { self.upload(&file.inode).await } else { Ok(()) };
+        let result = if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await };
         self.closed(&file);
         result
     }

@@ -134,7 +134,8 @@ impl<S: Store> Core<S> {
     }
 
     /// Before the name `path` of `inode` goes: if it is open, keeps its bytes, in memory if they are few, else in a hidden object.
-    /// Returns whether the object is no longer at `path`.
+    /// Those that somebody else replaced cannot be kept, and its handles say ESTALE. Returns whether the object is no longer at
+    /// `path`.
     pub(super) async fn keep_open(&self, inode: &Arc<Inode>, path: &str, leaving: Leaving) -> Result<bool> {
         {
             let mut state = inode.state();
@@ -149,6 +150,10 @@ impl<S: Store> Core<S> {
         if inode.state().content.size() <= (self.blocks.len() / 8) as u64 && self.keep_in_memory(inode).await {
             return Ok(false);
         }
+        if inode.state().moved && !self.base_stands(inode, path).await? {
+            inode.state().content.disown();
+            return Ok(false);
+        }
         let hidden = hidden_name();
         let version = inode.state().object_version();
         let (kept, moved) = match leaving {
@@ -158,7 +163,10 @@ impl<S: Store> Core<S> {
         let meta = match kept {
             Ok(meta) => meta,
             // Somebody else has replaced or deleted it: to those who have it open it is stale.
-            Err(error) if is_conflict(&error) => return Ok(false),
+            Err(error) if is_conflict(&error) => {
+                inode.state().content.disown();
+                return Ok(false);
+            }
             Err(error) => return Err(error.into()),
         };
         let mut state = inode.state();

@@ -222,7 +222,7 @@ impl Tree {
                 inode.state().observe(inode.kind, meta, asked, || fresh);
                 return Ok(inode);
             }
-            if inode.state().is_local() {
+            if self.is_local(&inode) {
                 return Ok(inode);
             }
             self.detach(inode.id);
@@ -301,6 +301,16 @@ impl Tree {
                 None => return false,
             }
         }
+    }
+
+    /// Whether what the guest did to `inode`, or to something below it, is more recent than anything that the store can say: a
+    /// directory stays while it holds files that the store does not have yet.
+    pub fn is_local(&self, inode: &Inode) -> bool {
+        let dirty = |inode: &Arc<Inode>| {
+            let state = inode.state();
+            state.content.is_dirty() && !state.unlinked
+        };
+        inode.state().is_local() || (inode.kind == Kind::Dir && self.below(inode.id).iter().any(dirty))
     }
 
     /// All inodes below `id`, without itself.

@@ -239,7 +239,7 @@ impl<S: Store> Core<S> {
     }
 
     /// One round of the retrier: files that nobody has open any more and that the store did not take.
-    async fn retry(&self) {
+    pub(super) async fn retry(&self) {
         if !self.retry_wanted.swap(false, Ordering::Relaxed) {
             return;
         }

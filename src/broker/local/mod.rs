@@ -35,8 +35,7 @@ use super::run::BrokerOptions;
 use super::url::{Backend, BackendError};
 use crate::store::path::{check_name, check_path, join};
 use crate::store::{
-    Attributes, Capabilities, Condition, LIST_PAGE_MAX, ListEntry, Meta, Pool, Reply, Slice, StoreError,
-    StoreErrorKind, Version,
+    Attributes, Capabilities, Condition, LIST_PAGE_MAX, ListEntry, Meta, Pool, Reply, Slice, StoreError, StoreErrorKind,
 };
 
 /// Mode of new directories; what the guest sees is decided elsewhere.
