@@ -235,7 +235,7 @@ class Case:
                 problems.append(f"{name}: the guest sees {kind}, the store holds {store.special(name)}")
         unseen = sorted(found.keys() - stream.sums.keys() - stream.special.keys())
         problems += [f"{name}: in the store, not in the guest" for name in unseen]
-        if not stream.sums:
+        if found and not stream.sums:
             problems.append("the guest's manifest is empty")
         dirs = store.dirs()
         problems += [f"{name}/: in the guest, not in the store" for name in sorted(stream.dirs - dirs)]
