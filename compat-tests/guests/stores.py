@@ -3,8 +3,10 @@
 import hashlib
 import os
 import random
+import re
 import shutil
 import socket
+import stat
 import sys
 
 import process
@@ -14,6 +16,11 @@ SECRET_KEY = "ovfstestsecret"
 REGION = "us-east-1"
 BUCKET = "guests"
 PART_BYTES = 1 << 20
+# What an ETag of an object that came in one piece looks like: its MD5.
+WHOLE_ETAG = re.compile("[0-9a-f]{32}")
+
+
+SPECIAL = {stat.S_IFIFO: "fifo", stat.S_IFSOCK: "socket"}
 
 
 class Directory:
@@ -62,6 +69,23 @@ class Directory:
                 path = os.path.join(directory, name)
                 if not files or (os.path.isfile(path) and not os.path.islink(path)):
                     yield os.path.relpath(path, self.path)
+
+    def special(self, name):
+        """What `name` is that is no regular file: `link TARGET`, `fifo` or `socket`. None for anything else."""
+        try:
+            path = os.path.join(self.path, name)
+            mode = os.lstat(path).st_mode
+            return f"link {os.readlink(path)}" if stat.S_ISLNK(mode) else SPECIAL.get(stat.S_IFMT(mode))
+        except FileNotFoundError:
+            return None
+
+    def attributes(self, name, is_dir):
+        """Permissions, owner, group and time of last change in whole seconds."""
+        try:
+            info = os.lstat(os.path.join(self.path, name))
+        except FileNotFoundError:
+            return None
+        return stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, int(info.st_mtime)
 
     def describe(self):
         """One line per entry: what a passthrough share must have in common with another."""
@@ -126,14 +150,50 @@ class Bucket:
             digest.update(part)
         return digest.hexdigest()
 
-    def keys(self):
+    def metadata(self, key):
+        """An object's user metadata; None when there is no such object."""
+        try:
+            return self.client.head_object(Bucket=self.name, Key=key)["Metadata"]
+        except self.client.exceptions.ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return None
+            raise
+
+    def special(self, name):
+        """What `name` is that is no regular file: `link TARGET`, `fifo` or `socket`. None for anything else."""
+        mode = int((self.metadata(name) or {}).get("mode", 0))
+        return f"link {self.get(name).decode()}" if stat.S_ISLNK(mode) else SPECIAL.get(stat.S_IFMT(mode))
+
+    def attributes(self, name, is_dir):
+        """Permissions, owner, group and time of last change in whole seconds, as s3fs keeps them.
+
+        None for a directory without an object of its own: it has nothing to keep them in.
+        """
+        metadata = self.metadata(f"{name}/" if is_dir else name)
+        if metadata is None:
+            return None
+        try:
+            owner, group, mtime = (int(metadata[key].partition(".")[0]) for key in ("uid", "gid", "mtime"))
+            return stat.S_IMODE(int(metadata["mode"])), owner, group, mtime
+        except KeyError as missing:
+            return f"no {missing} in {metadata}"
+
+    def entries(self):
+        """Key and ETag (None where the server lists none) of every object."""
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name):
             for entry in page.get("Contents", ()):
-                yield entry["Key"]
+                yield entry["Key"], entry.get("ETag", "").strip('"') or None
+
+    def keys(self):
+        return [key for key, _ in self.entries()]
 
     def sums(self):
-        """Every object that is not a directory's marker, with its checksum."""
-        return {key: self.md5(key) for key in self.keys() if not key.endswith("/")}
+        """Every object that is not a directory's marker, with its checksum: what the server says of an object that came
+        in one piece, what we read of any other."""
+        return {
+            key: etag if etag and WHOLE_ETAG.fullmatch(etag) else self.md5(key)
+            for key, etag in self.entries() if not key.endswith("/")
+        }
 
     def dirs(self):
         """Every directory: a marker `name/`, or a prefix of some key."""

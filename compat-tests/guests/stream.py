@@ -4,6 +4,11 @@
     @@CHECK MD5 NAME    the store must hold NAME with this checksum now
     @@SUM MD5 NAME      one line of the guest's manifest: a file
     @@DIR NAME          one line of the guest's manifest: a directory
+    @@LINK NAME\tTARGET one line of the guest's manifest: a symlink
+    @@NODE KIND NAME    one line of the guest's manifest: a fifo or a socket
+    @@ATTR MODE UID GID SECONDS NAME  permissions in octal, owner, group, time of last change
+    @@RESULT SUITE VERDICT CASE  one case of a suite: ok, FAILED or skipped
+    @@DETAIL SUITE CASE\tTEXT  why a case failed, for the log alone
     @@STATUS N          the job's exit status; the guest powers off
     @@DONE N            the job's exit status; an interactive shell follows
 """
@@ -25,6 +30,12 @@ class Stream:
         self.finished = {}
         self.sums = {}
         self.dirs = set()
+        # Names that are no regular files, and what they are: `link TARGET`, `fifo`, `socket`.
+        self.special = {}
+        self.attributes = {}
+        # By suite: the verdict of each case, and what was said of those that failed.
+        self.results = {}
+        self.details = {}
         self.status = None
         self.problems = []
         self.thread = threading.Thread(target=self._read, name="guest-stream", daemon=True)
@@ -34,6 +45,12 @@ class Stream:
         """Waits for the end of the stream; call it when the guest is gone."""
         self.thread.join(10)
         return self.status
+
+    def verdicts(self):
+        """One line per case of every suite, in an order that two runs share."""
+        return sorted(
+            f"{suite} {case}: {verdict}" for suite, cases in self.results.items() for case, verdict in cases.items()
+        )
 
     def _read(self):
         with os.fdopen(self.fd, "rb", buffering=0) as pipe:
@@ -67,6 +84,22 @@ class Stream:
                     self.sums[name] = md5
                 case "@@DIR":
                     self.dirs.add(rest)
+                case "@@LINK":
+                    name, _, target = rest.partition("\t")
+                    self.special[name] = f"link {target}"
+                case "@@NODE":
+                    kind, _, name = rest.partition(" ")
+                    self.special[name] = kind
+                case "@@ATTR":
+                    mode, uid, gid, seconds, name = rest.split(" ", 4)
+                    self.attributes[name] = (int(mode, 8), int(uid), int(gid), int(seconds.partition(".")[0]))
+                case "@@RESULT":
+                    suite, verdict, case = rest.split(" ", 2)
+                    self.results.setdefault(suite, {})[case] = verdict
+                case "@@DETAIL":
+                    suite, _, said = rest.partition(" ")
+                    case, _, said = said.partition("\t")
+                    self.details.setdefault(suite, {}).setdefault(case, []).append(said)
                 case "@@STATUS" | "@@DONE":
                     self.status = int(rest)
                 case _:

@@ -5,7 +5,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 5] = ["--backend", "--cache-size", "--num-request-queues", "--request-timeout", "--flush-timeout"];
+const OURS: [&str; 13] = [
+    "--backend",
+    "--cache-size",
+    "--num-request-queues",
+    "--request-timeout",
+    "--flush-timeout",
+    "--posix-metadata",
+    "--uid",
+    "--gid",
+    "--file-mode",
+    "--dir-mode",
+    "--umask",
+    "--capacity",
+    "--on-conflict",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -94,7 +108,9 @@ fn readme_lists_our_flags_with_their_defaults() {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
         let name = flag(cells[1].trim_matches('`')).expect(row);
         listed.insert(name);
-        let described = help.split(&format!("{name} <")).nth(1).unwrap_or_else(|| panic!("{name} is not in --help"));
+        // A flag with a value, or one without at the end of its line.
+        let begins = |end: &str| help.split(&format!("      {name}{end}")).nth(1);
+        let described = begins(" <").or_else(|| begins("\n")).unwrap_or_else(|| panic!("{name} is not in --help"));
         let described = described.split("\n      --").next().unwrap_or_default();
         let default = format!("[default: {}]", cells[2]);
         assert!(cells[2].is_empty() || described.contains(&default), "{name}: --help does not say {default}");

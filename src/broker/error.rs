@@ -63,13 +63,26 @@ impl Cleaner {
 
     /// What `what` (an operation and its path) failed with.
     pub fn convert(&self, what: &str, e: &opendal::Error) -> StoreError {
-        error(kind_of(e), self.clean(&format!("{what}: {e}")))
+        let kind = kind_of(e);
+        let why = match (kind, storage_class(&e.to_string())) {
+            (StoreErrorKind::Archived, Some(class)) => {
+                format!("it is archived (storage class {class}) and must be restored before its content can be read: ")
+            }
+            (StoreErrorKind::Archived, None) => {
+                "it is archived and must be restored before its content can be read: ".to_owned()
+            }
+            _ => String::new(),
+        };
+        error(kind, self.clean(&format!("{what}: {why}{e}")))
     }
 }
 
 /// The class of an error of OpenDAL's.
 pub(super) fn kind_of(e: &opendal::Error) -> StoreErrorKind {
     match e.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::Conflict | ErrorKind::Unexpected if is_archived(&e.to_string()) => {
+            StoreErrorKind::Archived
+        }
         ErrorKind::NotFound => StoreErrorKind::NotFound,
         ErrorKind::PermissionDenied => StoreErrorKind::PermissionDenied,
         ErrorKind::IsADirectory => StoreErrorKind::IsDir,
@@ -85,6 +98,23 @@ pub(super) fn kind_of(e: &opendal::Error) -> StoreErrorKind {
             _ => StoreErrorKind::Io,
         },
     }
+}
+
+/// S3's word for objects that are in an archive, which its likes use, too, and Azure's.
+fn is_archived(text: &str) -> bool {
+    ["InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"].iter().any(|code| text.contains(code))
+}
+
+/// The storage class that an answer names, in a header or in its text.
+fn storage_class(text: &str) -> Option<&str> {
+    let word = |at: &str| -> Option<usize> {
+        let len = at.bytes().take_while(|b| b.is_ascii_uppercase() || *b == b'_').count();
+        (3..40).contains(&len).then_some(len)
+    };
+    ["x-amz-storage-class\": \"", "<StorageClass>", "storage class "].iter().find_map(|before| {
+        let at = text.split_once(before)?.1;
+        Some(&at[..word(at)?])
+    })
 }
 
 /// Whether trying again later may help. OpenDAL's retries call every error "persistent" that they let pass, so what it was
@@ -168,6 +198,31 @@ mod tests {
         assert_eq!(kind_of(&e), StoreErrorKind::Unavailable);
         let e = opendal::Error::new(ErrorKind::Unexpected, "something else").set_persistent();
         assert_eq!(kind_of(&e), StoreErrorKind::Io);
+    }
+
+    #[test]
+    fn an_archived_object_says_so() {
+        let text = "S3Error { code: \"InvalidObjectState\", message: \"The operation is not valid for the object's storage class\" }";
+        for (kind, text, want) in [
+            (ErrorKind::PermissionDenied, text.to_owned(), "it is archived and must"),
+            (
+                ErrorKind::PermissionDenied,
+                format!("{text}, \"x-amz-storage-class\": \"DEEP_ARCHIVE\""),
+                "class DEEP_ARCHIVE)",
+            ),
+            (
+                ErrorKind::PermissionDenied,
+                "<Code>InvalidObjectState</Code><StorageClass>GLACIER</StorageClass>".into(),
+                "class GLACIER)",
+            ),
+            (ErrorKind::Unexpected, "AzblobError { code: \"BlobArchived\" }".into(), "it is archived and must"),
+        ] {
+            let converted = Cleaner::default().convert("read 'a'", &opendal::Error::new(kind, &text));
+            assert_eq!(converted.kind, StoreErrorKind::Archived);
+            assert!(converted.text.contains(want), "{converted}");
+        }
+        let denied = opendal::Error::new(ErrorKind::PermissionDenied, "AccessDenied");
+        assert_eq!(kind_of(&denied), StoreErrorKind::PermissionDenied);
     }
 
     #[test]

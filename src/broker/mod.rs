@@ -20,4 +20,4 @@ mod tests;
 mod url;
 
 pub use run::{BrokerOptions, run};
-pub use url::{Backend, BackendError, mask_secrets};
+pub use url::{Backend, BackendError};

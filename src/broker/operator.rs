@@ -8,6 +8,7 @@ use std::time::Duration;
 use opendal::layers::{CapabilityOverrideLayer, RetryEvent, RetryLayer, TimeoutLayer};
 use opendal::{Capability, HttpTransporter, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 
 use super::error::Cleaner;
 use super::services::Upload;
@@ -32,6 +33,9 @@ pub(super) struct Operators {
     /// For uploads: each request has the time that a part may take. Not retried where a request that half succeeded cannot
     /// be repeated.
     pub write: Operator,
+    /// For markers, by [`opendal::raw::Service`]: the service as it is, but for timeouts and retries. OpenDAL's own operations
+    /// know no content and no metadata of a name that ends with a slash.
+    pub raw: Operator,
 }
 
 tokio::task_local! {
@@ -76,7 +80,17 @@ pub(super) fn build(
     let config = backend.config.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
     let base = Operator::via_iter(scheme, config).map_err(|e| refused(e.to_string()))?;
     let upload_timeout = request_timeout.max(UPLOAD_TIMEOUT_MIN);
+    let mut headers = HeaderMap::new();
+    if scheme == "gcs" {
+        // Objects are shown as they are stored. Google unpacks them for clients that do not say that they take them packed.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     let client = reqwest::Client::builder()
+        .default_headers(headers)
+        .no_gzip()
+        .no_brotli()
+        .no_deflate()
+        .no_zstd()
         .user_agent(concat!("ovfs/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(upload_timeout)
@@ -88,7 +102,9 @@ pub(super) fn build(
         .map_err(|e| refused(format!("no HTTP client: {e}")))?;
     let transport = HttpTransporter::new(ReqwestTransport::new(client));
     let context = base.base_context().with_http_transport(transport);
-    let masked = base.with_context(context).layer(CapabilityOverrideLayer::new(|mut can: Capability| {
+    let base = base.with_context(context);
+    let raw = Operator::from_parts(base.base_context().clone(), base.base_service().clone());
+    let masked = base.layer(CapabilityOverrideLayer::new(|mut can: Capability| {
         // Ignored by most S3 servers, which then replace the object by its tail; elsewhere bound to special objects.
         can.write_can_append = false;
         can
@@ -102,7 +118,9 @@ pub(super) fn build(
         Upload::Parts | Upload::OneShot => write.layer(retries(cleaner, 2)),
         Upload::InPlace | Upload::Memory => write,
     };
-    Ok(Operators { ask, ask_once, write })
+    let raw =
+        raw.layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(each_try)).layer(retries(cleaner, 3));
+    Ok(Operators { ask, ask_once, write, raw })
 }
 
 fn retries(cleaner: &Arc<Cleaner>, times: usize) -> RetryLayer<impl Fn(RetryEvent<'_>) + Send + Sync + 'static> {

@@ -108,7 +108,7 @@ async fn serve(
     device_process: impl FnOnce() -> i32 + Send + 'static,
     mut stop: mpsc::Receiver<&'static str>,
 ) -> io::Result<i32> {
-    let mount = Arc::new(Mount::new(backend, pool, options.request_timeout).map_err(io::Error::other)?);
+    let mount = Arc::new(Mount::new(backend, pool, options).map_err(io::Error::other)?);
     let sock = StdUnixStream::from(sock);
     sock.set_nonblocking(true)?;
     let (from_device, mut to_device) = UnixStream::from_std(sock)?.into_split();
@@ -256,6 +256,8 @@ async fn answer(mount: Option<Arc<Mount>>, op: Op) -> Result<Reply, StoreError> 
             | StoreErrorKind::NotEmpty
             | StoreErrorKind::VersionMismatch
             | StoreErrorKind::InvalidName
+            | StoreErrorKind::AttributesTooLarge
+            | StoreErrorKind::ReadOnly
             | StoreErrorKind::Stale => log::Level::Debug,
             _ => log::Level::Warn,
         };

@@ -9,11 +9,12 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::BrokerOptions;
 use super::error::error;
 use super::local::Local;
 use super::operator::noting_retries;
-use super::remote::{Remote, TEMPORARY};
-use super::services::{Shares, Upload};
+use super::remote::{RESERVED, Remote, TEMPORARY, UNLINKED};
+use super::services::Shares;
 use super::url::{Backend, BackendError};
 use crate::store::path::{NameError, check_path};
 use crate::store::{BASES_MAX, Base, LIST_PAGE_MAX, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
@@ -24,7 +25,7 @@ const WRITE_PATIENCE: u32 = 4;
 #[derive(Debug)]
 enum Store {
     Local(Arc<Local>),
-    Remote(Box<Remote>),
+    Remote(Arc<Remote>),
 }
 
 /// A store in service.
@@ -32,8 +33,7 @@ enum Store {
 pub(super) struct Mount {
     store: Store,
     pool: Arc<Pool>,
-    /// Names that are this daemon's own are not the device's.
-    own_names: bool,
+    readonly: bool,
     request_timeout: Duration,
     shares: Shares,
     quick: Semaphore,
@@ -46,17 +46,17 @@ impl Mount {
     ///
     /// # Errors
     /// [`BackendError::Refused`]
-    pub fn new(backend: &Backend, pool: &Arc<Pool>, request_timeout: Duration) -> Result<Mount, BackendError> {
+    pub fn new(backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Mount, BackendError> {
         let store = match backend.service.local {
-            true => Store::Local(Arc::new(Local::new(backend, pool)?)),
-            false => Store::Remote(Box::new(Remote::new(backend, pool, request_timeout)?)),
+            true => Store::Local(Arc::new(Local::new(backend, pool, options)?)),
+            false => Store::Remote(Arc::new(Remote::new(backend, pool, options)?)),
         };
         let shares = backend.service.shares;
         Ok(Mount {
             store,
             pool: Arc::clone(pool),
-            own_names: backend.service.upload == Upload::InPlace,
-            request_timeout,
+            readonly: options.readonly,
+            request_timeout: options.request_timeout,
             shares,
             quick: Semaphore::new(shares.quick),
             reads: Semaphore::new(shares.reads),
@@ -67,9 +67,16 @@ impl Mount {
     /// Does `op`. Reads and questions end within the request timeout; what writes ends when it has truly ended, since
     /// half of it may be done.
     pub async fn serve(&self, op: Op) -> Result<Reply, StoreError> {
+        if self.readonly && changes(&op) {
+            return Err(error(StoreErrorKind::ReadOnly, "the mount is read-only"));
+        }
         let total = self.check(&op)?;
         match &op {
-            Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } => {
+            Op::Compose { .. }
+            | Op::Copy { .. }
+            | Op::RenameFile { .. }
+            | Op::RenameDir { .. }
+            | Op::DeleteMany { .. } => {
                 let _turn = self.turn(&self.writes, self.request_timeout * WRITE_PATIENCE).await?;
                 self.run(op, total).await
             }
@@ -121,68 +128,82 @@ impl Mount {
 
     /// Holds a request against the rules; the length of what is to be composed comes of it.
     fn check(&self, op: &Op) -> Result<u64, StoreError> {
-        let protocol = |why: &str| error(StoreErrorKind::Protocol, format!("a request against the rules: {why}"));
-        let below_root = |path: &str| match path {
-            "" => Err(protocol("the root cannot be that")),
-            _ => self.check_path(path),
-        };
         match op {
             Op::Probe | Op::ListEnd { .. } => {}
-            Op::Stat { path } | Op::List { path, .. } => match self.check_path(path) {
-                // Ours; nobody else can see it.
-                Err(e) if e.kind == StoreErrorKind::InvalidName && self.is_own(path) => {
+            Op::Stat { path } | Op::List { path, .. } => {
+                self.check_path(path)?;
+                if self.is_own(path) {
+                    // Nobody else can see it.
                     return Err(error(StoreErrorKind::NotFound, format!("'{path}': nothing is there")));
                 }
-                other => other?,
-            },
+            }
             Op::Read { path, offset, dest, .. } => {
-                below_root(path)?;
+                self.check_file(path)?;
                 if !self.pool.contains(*dest) {
-                    return Err(protocol("a slice outside the pool"));
+                    return Err(against_the_rules("a slice outside the pool"));
                 }
                 if offset.checked_add(dest.len.into()).is_none_or(|end| i64::try_from(end).is_err()) {
-                    return Err(protocol("an offset beyond all files"));
+                    return Err(against_the_rules("an offset beyond all files"));
                 }
             }
             Op::Compose { path, bases, segments, .. } => {
-                below_root(path)?;
+                self.check_file(path)?;
                 if bases.len() > BASES_MAX {
-                    return Err(protocol("too many bases"));
+                    return Err(against_the_rules("too many bases"));
                 }
                 for base in bases {
-                    below_root(&base.path)?;
+                    self.check_file(&base.path)?;
                 }
-                return self.check_segments(bases, segments).map_err(protocol);
+                return self.check_segments(bases, segments).map_err(against_the_rules);
             }
+            Op::Delete { path } => self.check_file(path)?,
             Op::DeleteMany { paths } => {
                 if paths.len() > LIST_PAGE_MAX {
-                    return Err(protocol("too many names at once"));
+                    return Err(against_the_rules("too many names at once"));
                 }
-                for path in paths {
-                    below_root(path)?;
-                }
+                paths.iter().try_for_each(|path| self.check_file(path))?;
             }
-            Op::Delete { path } | Op::CreateDir { path, .. } | Op::RemoveDir { path } => below_root(path)?,
-            Op::Copy { from, to } | Op::RenameFile { from, to, .. } | Op::RenameDir { from, to } => {
-                below_root(from)?;
-                below_root(to)?;
+            Op::Copy { from, to, .. } | Op::RenameFile { from, to, .. } => {
+                self.check_file(from)?;
+                self.check_file(to)?;
+            }
+            Op::CreateDir { path, .. } | Op::RemoveDir { path } => self.check_dir(path)?,
+            Op::RenameDir { from, to } => {
+                self.check_dir(from)?;
+                self.check_dir(to)?;
             }
         }
         Ok(0)
     }
 
-    fn check_path(&self, path: &str) -> Result<(), StoreError> {
-        let refuse = |kind, why: &str| Err(error(kind, format!("the name {path:?} cannot be used: {why}")));
-        match check_path(path) {
-            Ok(()) if self.is_own(path) => refuse(StoreErrorKind::InvalidName, "it is reserved"),
-            Ok(()) => Ok(()),
-            Err(e @ (NameError::TooLong | NameError::Rewritten)) => refuse(StoreErrorKind::InvalidName, &e.to_string()),
-            Err(e) => refuse(StoreErrorKind::Protocol, &e.to_string()),
+    /// The name of a file: any below the root but this daemon's own; and of those, what the device calls an unlinked file.
+    fn check_file(&self, path: &str) -> Result<(), StoreError> {
+        let unlinked = path.starts_with(UNLINKED) && !path.contains('/');
+        if unlinked { self.check_path(path) } else { self.check_dir(path) }
+    }
+
+    fn check_dir(&self, path: &str) -> Result<(), StoreError> {
+        if path.is_empty() {
+            return Err(against_the_rules("the root cannot be that"));
+        }
+        self.check_path(path)?;
+        match self.is_own(path) {
+            true => Err(unusable(StoreErrorKind::InvalidName, path, "it is reserved")),
+            false => Ok(()),
         }
     }
 
+    fn check_path(&self, path: &str) -> Result<(), StoreError> {
+        check_path(path).map_err(|e| match e {
+            NameError::TooLong | NameError::Rewritten => unusable(StoreErrorKind::InvalidName, path, &e.to_string()),
+            _ => unusable(StoreErrorKind::Protocol, path, &e.to_string()),
+        })
+    }
+
+    /// Whether this daemon keeps the name for itself: some in the root, and in a local directory what is unfinished anywhere.
     fn is_own(&self, path: &str) -> bool {
-        self.own_names && path.split('/').any(|name| name.starts_with(TEMPORARY))
+        let local = matches!(self.store, Store::Local(_));
+        path.starts_with(RESERVED) || (local && path.split('/').any(|name| name.starts_with(TEMPORARY)))
     }
 
     fn check_segments(&self, bases: &[Base], segments: &[Segment]) -> Result<u64, &'static str> {
@@ -209,7 +230,30 @@ impl Mount {
     }
 }
 
-async fn remote(store: &Remote, op: Op, total: u64) -> Result<Reply, StoreError> {
+fn against_the_rules(why: &str) -> StoreError {
+    error(StoreErrorKind::Protocol, format!("a request against the rules: {why}"))
+}
+
+fn unusable(kind: StoreErrorKind, path: &str, why: &str) -> StoreError {
+    error(kind, format!("the name {path:?} cannot be used: {why}"))
+}
+
+/// Whether `op` changes the store.
+fn changes(op: &Op) -> bool {
+    match op {
+        Op::Probe | Op::Stat { .. } | Op::List { .. } | Op::ListEnd { .. } | Op::Read { .. } => false,
+        Op::Compose { .. }
+        | Op::Delete { .. }
+        | Op::DeleteMany { .. }
+        | Op::CreateDir { .. }
+        | Op::RemoveDir { .. }
+        | Op::Copy { .. }
+        | Op::RenameFile { .. }
+        | Op::RenameDir { .. } => true,
+    }
+}
+
+async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreError> {
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe().await?),
         Op::Stat { path } => Reply::Meta(store.stat(&path).await?),
@@ -223,11 +267,13 @@ async fn remote(store: &Remote, op: Op, total: u64) -> Result<Reply, StoreError>
             Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref(), total).await?)
         }
         Op::Delete { path } => unit(store.delete(&path).await?),
-        Op::DeleteMany { paths } => unit(store.delete_many(paths).await?),
+        Op::DeleteMany { paths } => unit(store.delete_many(&paths).await?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref()).await?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path).await?),
-        Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to).await?),
-        Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when).await?),
+        Op::Copy { from, to, version } => Reply::Meta(store.copy(&from, &to, version.as_ref()).await?),
+        Op::RenameFile { from, to, when, version } => {
+            Reply::Meta(store.rename_file(&from, &to, &when, version.as_ref()).await?)
+        }
         Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to).await?),
     })
 }
@@ -246,11 +292,13 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
             Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref())?)
         }
         Op::Delete { path } => unit(store.delete(&path)?),
-        Op::DeleteMany { paths } => unit(paths.iter().try_for_each(|path| store.delete(path))?),
+        Op::DeleteMany { paths } => unit(store.delete_many(&paths)?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref())?),
         Op::RemoveDir { path } => unit(store.remove_dir(&path)?),
-        Op::Copy { from, to } => Reply::Meta(store.copy(&from, &to)?),
-        Op::RenameFile { from, to, when } => Reply::Meta(store.rename_file(&from, &to, &when)?),
+        Op::Copy { from, to, version } => Reply::Meta(store.copy(&from, &to, version.as_ref())?),
+        Op::RenameFile { from, to, when, version } => {
+            Reply::Meta(store.rename_file(&from, &to, &when, version.as_ref())?)
+        }
         Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to)?),
     })
 }

@@ -59,6 +59,30 @@ pub(super) enum Upload {
     Memory,
 }
 
+/// Where a service keeps what POSIX programs know of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeps {
+    /// In the user metadata of the object.
+    Metadata {
+        /// Most bytes of names and values.
+        most: usize,
+        /// Most bytes of one value.
+        longest: usize,
+        /// Whether listings tell them.
+        listed: bool,
+    },
+    /// As every file system does.
+    Natively,
+    /// Nowhere, for this reason.
+    Nowhere(&'static str),
+}
+
+/// What S3 and its likes take.
+const TWO_KIB: Keeps = Keeps::Metadata { most: 2048, longest: 2048, listed: false };
+
+/// What Google, Azure and Alibaba take.
+const EIGHT_KIB: Keeps = Keeps::Metadata { most: 8192, longest: 8192, listed: false };
+
 /// How many requests of each kind a mount works on at once; more wait. A store that hangs holds up nobody but itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shares {
@@ -85,6 +109,7 @@ pub(super) struct Service {
     pub etag: bool,
     /// Renaming a directory is one request.
     pub renames_dirs: bool,
+    pub keeps: Keeps,
     pub shares: Shares,
 }
 
@@ -114,6 +139,7 @@ const OBJECTS: Service = Service {
     real_dirs: false,
     etag: true,
     renames_dirs: false,
+    keeps: TWO_KIB,
     shares: Shares { quick: 64, reads: 96, writes: 16 },
 };
 
@@ -168,6 +194,7 @@ pub(super) static SERVICES: &[Service] = &[
         real_dirs: true,
         etag: false,
         renames_dirs: true,
+        keeps: Keeps::Natively,
         ..OBJECTS
     },
     Service {
@@ -176,6 +203,7 @@ pub(super) static SERVICES: &[Service] = &[
         host: Host::Nothing,
         keys: &[key("root", Text)],
         upload: Upload::Memory,
+        keeps: Keeps::Metadata { most: 8192, longest: 8192, listed: true },
         ..OBJECTS
     },
     Service {
@@ -201,6 +229,7 @@ pub(super) static SERVICES: &[Service] = &[
             key("disable_config_load", Bool),
             key("token", Secret),
         ],
+        keeps: EIGHT_KIB,
         ..OBJECTS
     },
     Service {
@@ -229,6 +258,7 @@ pub(super) static SERVICES: &[Service] = &[
             also("sas_token", Secret, &["azure_storage_sas_key", "azure_storage_sas_token", "sas_key"]),
             key("skip_signature", Bool),
         ],
+        keeps: EIGHT_KIB,
         ..OBJECTS
     },
     Service {
@@ -253,6 +283,9 @@ pub(super) static SERVICES: &[Service] = &[
         upload: Upload::InPlace,
         real_dirs: true,
         renames_dirs: true,
+        keeps: Keeps::Nowhere(
+            "Data Lake Storage has modes and owners of its own, in access lists that OpenDAL does not reach",
+        ),
         ..OBJECTS
     },
     Service {
@@ -272,6 +305,9 @@ pub(super) static SERVICES: &[Service] = &[
         upload: Upload::OneShot,
         real_dirs: true,
         renames_dirs: true,
+        keeps: Keeps::Nowhere(
+            "WebDAV sets properties only after the new content is in place, and few servers keep them",
+        ),
         ..OBJECTS
     },
     Service {
@@ -291,6 +327,7 @@ pub(super) static SERVICES: &[Service] = &[
         renames_dirs: true,
         // Each is a connection of its own, and a server refuses more than ten that come about at once (MaxStartups).
         shares: Shares { quick: 4, reads: 3, writes: 2 },
+        keeps: Keeps::Nowhere("OpenDAL reaches neither modes nor owners nor times over SFTP"),
         ..OBJECTS
     },
     Service {
@@ -304,6 +341,7 @@ pub(super) static SERVICES: &[Service] = &[
         etag: false,
         // OpenDAL first creates a file at the target, which HDFS will not replace by a directory.
         renames_dirs: false,
+        keeps: Keeps::Nowhere("OpenDAL reaches neither modes nor owners nor times in HDFS"),
         ..OBJECTS
     },
     Service {
@@ -327,6 +365,7 @@ pub(super) static SERVICES: &[Service] = &[
             key("sts_endpoint", Text),
             key("external_id", Secret),
         ],
+        keeps: EIGHT_KIB,
         ..OBJECTS
     },
     Service {
@@ -367,6 +406,7 @@ pub(super) static SERVICES: &[Service] = &[
             must("application_key", Secret, &[]),
         ],
         etag: false,
+        keeps: Keeps::Metadata { most: 2048, longest: 2048, listed: true },
         ..OBJECTS
     },
     Service {
@@ -382,6 +422,7 @@ pub(super) static SERVICES: &[Service] = &[
             key("temp_url_key", Secret),
             key("temp_url_hash_algorithm", OneOf(&["sha1", "sha256", "sha512"])),
         ],
+        keeps: Keeps::Metadata { most: 4096, longest: 256, listed: false },
         ..OBJECTS
     },
 ];

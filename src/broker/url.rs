@@ -10,7 +10,7 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
-use super::services::{self, Host, Is, Key, Lookup, PathIs, Service};
+use super::services::{self, Host, Is, Keeps, Key, Lookup, PathIs, Service};
 
 /// A store to be served: the service and its settings, all checked. Neither [`fmt::Debug`] nor [`fmt::Display`] shows a secret.
 #[derive(Clone)]
@@ -97,6 +97,14 @@ pub enum BackendError {
         scheme: &'static str,
         /// What is wrong.
         why: String,
+    },
+    /// The store cannot keep [`crate::store::Attributes`].
+    #[error("{scheme}: POSIX attributes cannot be kept in this store: {why}")]
+    NoAttributes {
+        /// The service.
+        scheme: &'static str,
+        /// What stands against it.
+        why: &'static str,
     },
     /// OpenDAL refused what passed the checks here.
     #[error("{scheme}: {why}")]
@@ -361,6 +369,18 @@ impl Backend {
         BackendError::Malformed { scheme: self.service.scheme, why: why.into() }
     }
 
+    /// Whether the store can keep [`crate::store::Attributes`] with its objects; ask before
+    /// [`super::BrokerOptions::posix_metadata`] is set.
+    ///
+    /// # Errors
+    /// [`BackendError::NoAttributes`], with the reason.
+    pub fn check_attributes(&self) -> Result<(), BackendError> {
+        match self.service.keeps {
+            Keeps::Metadata { .. } | Keeps::Natively => Ok(()),
+            Keeps::Nowhere(why) => Err(BackendError::NoAttributes { scheme: self.service.scheme, why }),
+        }
+    }
+
     /// OpenDAL's name of the service.
     pub fn scheme(&self) -> &'static str {
         self.service.scheme
@@ -371,29 +391,6 @@ impl Backend {
         let secret = |key: &str| self.service.key(key).is_some_and(|k| k.is == Is::Secret);
         self.config.iter().filter(|(key, _)| secret(key)).map(|(_, value)| value.clone()).collect()
     }
-}
-
-/// `url` with every value that may be a secret overwritten by `*`; as long as before, so that it can take the place of
-/// the original in the command line. Whatever is not a URL of a known service loses all its query's values.
-pub fn mask_secrets(url: &str) -> String {
-    let Some((place, query)) = url.split_once('?') else { return url.to_owned() };
-    let scheme = place.split("://").next().unwrap_or_default().to_ascii_lowercase();
-    let service = match services::lookup(&scheme) {
-        Lookup::Found(service) | Lookup::LeftOut(service) => Some(service),
-        _ => None,
-    };
-    let masked: Vec<String> = query
-        .split('&')
-        .map(|pair| {
-            let Some((name, value)) = pair.split_once('=') else { return pair.to_owned() };
-            let decoded = percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
-            match service.and_then(|s| s.key(&decoded)) {
-                Some(key) if key.is != Is::Secret => pair.to_owned(),
-                _ => format!("{name}={}", "*".repeat(value.len())),
-            }
-        })
-        .collect();
-    format!("{place}?{}", masked.join("&"))
 }
 
 impl fmt::Display for Backend {

@@ -17,12 +17,19 @@ use virtiofsd::soft_idmap::cmdline::IdMap;
 use virtiofsd::vhost_user::MAX_TAG_LEN;
 
 use super::size::parse_size;
+use crate::objectfs::OnConflict;
 
 /// Most request queues that the configuration space may announce.
 pub const REQUEST_QUEUES_MAX: u16 = 63;
 
 /// Smallest `--cache-size`: room for one block of the largest size class per queue and for a read-ahead.
 pub const CACHE_SIZE_MIN: u64 = 16 << 20;
+
+/// Smallest `--capacity`: one block of a file system.
+pub const CAPACITY_MIN: u64 = 4096;
+
+/// Largest user or group id; the number after it means "none" to system calls.
+const ID_MAX: i64 = u32::MAX as i64 - 1;
 
 const SOCKET: &str = "Socket";
 const FILE_SYSTEM: &str = "File system";
@@ -88,6 +95,27 @@ fn parse_tag(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn parse_capacity(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size < CAPACITY_MIN { Err(format!("a file system needs at least {CAPACITY_MIN} bytes")) } else { Ok(size) }
+}
+
+/// Permission bits, as chmod(1) takes them in octal, none but those of `all`.
+fn parse_bits(text: &str, all: u32) -> Result<u32, String> {
+    let octal = !text.is_empty() && text.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    let bits = u32::from_str_radix(text, 8).ok().filter(|bits| octal && bits & !all == 0);
+    bits.ok_or_else(|| format!("expected an octal number from 0 to {all:o}"))
+}
+
+fn parse_on_conflict(text: &str) -> Result<OnConflict, &'static str> {
+    Ok(match text {
+        "fail" => OnConflict::Fail,
+        "overwrite" => OnConflict::Overwrite,
+        "keep-both" => OnConflict::KeepBoth,
+        _ => return Err("expected: fail, overwrite, keep-both"),
+    })
+}
+
 fn parse_cache_size(text: &str) -> Result<u64, String> {
     let size = parse_size(text)?;
     if size < CACHE_SIZE_MIN {
@@ -149,10 +177,15 @@ pub struct Options {
     pub thread_pool_size: usize,
 
     /// Let the guest use extended attributes
+    ///
+    /// With --backend, the guest's own (user.*) need --posix-metadata; without it there are only ovfs.etag,
+    /// ovfs.version and ovfs.content-type, which tell what the store says of a file.
     #[arg(long, help_heading = FILE_SYSTEM)]
     pub xattr: bool,
 
-    /// Let the guest use POSIX access control lists; implies --xattr [directory]
+    /// Let the guest use POSIX access control lists; implies --xattr
+    ///
+    /// A store keeps none: with --backend only "never" is accepted.
     #[arg(
         long,
         require_equals = true,
@@ -302,7 +335,8 @@ pub struct Options {
     pub gid_map: Vec<GidMap>,
 
     /// How a range of user ids is translated between guest and host, as <type>:<source base>:<target base>:<count>
-    /// [directory]
+    ///
+    /// With --backend the host's ids are those kept in the store, or --uid.
     ///
     /// - guest: a range of the guest's ids, one to one, to the host's
     ///
@@ -320,7 +354,7 @@ pub struct Options {
     #[arg(long, help_heading = IDS)]
     pub translate_uid: Vec<IdMap>,
 
-    /// As --translate-uid, for groups [directory]
+    /// As --translate-uid, for groups
     #[arg(long, help_heading = IDS)]
     pub translate_gid: Vec<IdMap>,
 
@@ -400,4 +434,47 @@ pub struct Options {
         help_heading = BACKEND
     )]
     pub flush_timeout: u32,
+
+    /// Keep owners, modes, times, extended attributes, symbolic links, named pipes and sockets in the store
+    ///
+    /// Kept with the objects, as s3fs keeps them, or by the file system behind the backend. Listing a directory with
+    /// its attributes then costs a request for each name on most stores. Implies --xattr.
+    #[arg(long, help_heading = BACKEND)]
+    pub posix_metadata: bool,
+
+    /// Owner of files; with --posix-metadata, of those of which the store knows none [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=ID_MAX), allow_negative_numbers = true, help_heading = BACKEND)]
+    pub uid: Option<u32>,
+
+    /// Group of files; with --posix-metadata, of those of which the store knows none [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=ID_MAX), allow_negative_numbers = true, help_heading = BACKEND)]
+    pub gid: Option<u32>,
+
+    /// Permissions of files; with --posix-metadata, of those of which the store knows none [default: 0644]
+    #[arg(long, value_name = "OCTAL", value_parser = |text: &str| parse_bits(text, 0o7777), help_heading = BACKEND)]
+    pub file_mode: Option<u32>,
+
+    /// Permissions of directories; with --posix-metadata, of those of which the store knows none [default: 0755]
+    #[arg(long, value_name = "OCTAL", value_parser = |text: &str| parse_bits(text, 0o7777), help_heading = BACKEND)]
+    pub dir_mode: Option<u32>,
+
+    /// Permissions to take off --file-mode and --dir-mode [default: 0]
+    #[arg(long, value_name = "OCTAL", value_parser = |text: &str| parse_bits(text, 0o777), help_heading = BACKEND)]
+    pub umask: Option<u32>,
+
+    /// Size of the file system as the guest's df(1) shows it; with K, M, G, T or P for powers of 1024 [default: 1P]
+    #[arg(long, value_name = "BYTES", value_parser = parse_capacity, help_heading = BACKEND)]
+    pub capacity: Option<u64>,
+
+    /// What becomes of a file that was changed here and in the store at once (fail, overwrite, keep-both)
+    /// [default: keep-both]
+    ///
+    /// - fail: the store's stays; close(2) and fsync(2) fail with ESTALE, and what was written here is dropped.
+    ///
+    /// - overwrite: what was written here replaces the store's.
+    ///
+    /// - keep-both: the store's stays, what was written here is stored beside it under another name; close(2) and
+    ///   fsync(2) fail with ESTALE.
+    #[arg(long, value_name = "ACTION", value_parser = parse_on_conflict, help_heading = BACKEND)]
+    pub on_conflict: Option<OnConflict>,
 }

@@ -17,6 +17,7 @@ use virtiofsd::seccomp::SeccompAction;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 
 use super::options::{FileHandles, Options};
+use crate::objectfs::OnConflict;
 
 /// Why no plan follows from the flags.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -39,6 +40,12 @@ pub enum PlanError {
          translating UIDs/GIDs would break posix ACLs"
     )]
     TranslationBreaksAcl(NegotiationMode),
+    /// A flag that only a store gives a meaning.
+    #[error("{0} is about a store: it needs --backend")]
+    NeedsBackend(&'static str),
+    /// Stores keep no access control lists.
+    #[error("--posix-acl={0} cannot be used with --backend: a store keeps no access control lists")]
+    AclInStore(NegotiationMode),
     /// A path that no system call takes.
     #[error("Invalid file name '{0}': it contains a NUL byte")]
     Nul(String),
@@ -92,6 +99,26 @@ pub struct BackendShare {
     pub writeback: bool,
     /// Leave dropping set-user-id bits to the guest's announcements.
     pub killpriv_v2: bool,
+    /// Keep owners, modes, times, extended attributes and file types in the store.
+    pub posix_metadata: bool,
+    /// Extended attributes can be asked for.
+    pub xattr: bool,
+    /// Owner of what has none in the store.
+    pub uid: u32,
+    /// Group of what has none in the store.
+    pub gid: u32,
+    /// Permissions of files that have none in the store.
+    pub file_mode: u32,
+    /// Permissions of directories that have none in the store.
+    pub dir_mode: u32,
+    /// How user ids differ between guest and store.
+    pub translate_uid: Vec<IdMap>,
+    /// How group ids differ between guest and store.
+    pub translate_gid: Vec<IdMap>,
+    /// What statfs(2) calls the size of the file system, in bytes.
+    pub capacity: u64,
+    /// What becomes of files that others changed meanwhile.
+    pub on_conflict: OnConflict,
     /// Refuse changes.
     pub readonly: bool,
     /// Deadline of a request that waits for the store.
@@ -106,7 +133,7 @@ pub enum Share {
     /// A directory of the host.
     HostDir(Box<HostDir>),
     /// A store.
-    Backend(BackendShare),
+    Backend(Box<BackendShare>),
 }
 
 /// Where the front end connects.
@@ -227,7 +254,7 @@ impl Plan {
         let (share, sandbox) = match options.backend.clone() {
             Some(url) => {
                 let sandbox = SandboxPlan { mode, shared_dir: None, uid_map: Vec::new(), gid_map: Vec::new() };
-                (Share::Backend(backend(&options, url)), sandbox)
+                (Share::Backend(Box::new(backend(&options, url)?)), sandbox)
             }
             None => host_dir(options, mode)?,
         };
@@ -262,8 +289,12 @@ fn readdirplus(options: &Options) -> bool {
     !matches!(options.cache, CachePolicy::Never) && !options.no_readdirplus
 }
 
-fn backend(options: &Options, url: String) -> BackendShare {
-    BackendShare {
+fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError>> {
+    if options.posix_acl != NegotiationMode::Never {
+        return Err(vec![PlanError::AclInStore(options.posix_acl)]);
+    }
+    let permissions = |mode: Option<u32>, default: u32| mode.unwrap_or(default) & !options.umask.unwrap_or(0);
+    Ok(BackendShare {
         url,
         // The parser has made sure that it fits.
         cache_size: usize::try_from(options.cache_size).unwrap_or(usize::MAX),
@@ -272,10 +303,20 @@ fn backend(options: &Options, url: String) -> BackendShare {
         readdirplus: readdirplus(options),
         writeback: options.writeback,
         killpriv_v2: options.killpriv_v2,
+        posix_metadata: options.posix_metadata,
+        xattr: options.xattr || options.posix_metadata,
+        uid: options.uid.unwrap_or(0),
+        gid: options.gid.unwrap_or(0),
+        file_mode: permissions(options.file_mode, 0o644),
+        dir_mode: permissions(options.dir_mode, 0o755),
+        translate_uid: within_ids(options.translate_uid.clone()),
+        translate_gid: within_ids(options.translate_gid.clone()),
+        capacity: options.capacity.unwrap_or(1 << 50),
+        on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
         request_timeout: Duration::from_secs(options.request_timeout.into()),
         flush_timeout: Duration::from_secs(options.flush_timeout.into()),
-    }
+    })
 }
 
 /// Cuts ranges of forbidden ids off before the last number, which is no id; launchers name ranges up to it, and the crate
@@ -292,7 +333,18 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 
 /// What contradicts itself in the flags of a directory.
 fn contradictions(options: &Options) -> Vec<PlanError> {
-    let mut errors = Vec::new();
+    let for_stores = [
+        (options.posix_metadata, "--posix-metadata"),
+        (options.uid.is_some(), "--uid"),
+        (options.gid.is_some(), "--gid"),
+        (options.file_mode.is_some(), "--file-mode"),
+        (options.dir_mode.is_some(), "--dir-mode"),
+        (options.umask.is_some(), "--umask"),
+        (options.capacity.is_some(), "--capacity"),
+        (options.on_conflict.is_some(), "--on-conflict"),
+    ];
+    let mut errors: Vec<PlanError> =
+        for_stores.into_iter().filter(|(given, _)| *given).map(|(_, flag)| PlanError::NeedsBackend(flag)).collect();
     if options.migration_mode == MigrationMode::FileHandles {
         if options.migration_confirm_paths {
             errors.push(PlanError::ConfirmPaths);
@@ -417,7 +469,12 @@ mod tests {
             ["Cannot use --translate-uid or --translate-gid with --posix-acl=always, \
               translating UIDs/GIDs would break posix ACLs"]
         );
-        assert!(plan(&format!("{base} --backend memory:/// {migration} {translation} --uid-map :0:1:1:")).is_ok());
+        let migration = format!("{base} --backend memory:/// {migration} --uid-map :0:1:1:");
+        assert!(plan(&format!("{migration} --translate-uid map:0:1:1")).is_ok());
+        assert_eq!(
+            plan(&format!("{migration} {translation}")).unwrap_err(),
+            ["--posix-acl=always cannot be used with --backend: a store keeps no access control lists"]
+        );
         assert_eq!(plan("--socket-path s -o xattr").unwrap_err(), ["missing \"--shared-dir\" or \"-o source\" option"]);
     }
 
@@ -433,12 +490,67 @@ mod tests {
         assert!(check_shared_dir(&options("--backend fs:///x --shared-dir /does/not/exist --fd 3")).is_ok());
     }
 
+    fn backend_share(line: &str) -> BackendShare {
+        match plan(&format!("s fs:/x {line}")).unwrap().share {
+            Share::Backend(share) => *share,
+            Share::HostDir(_) => panic!("a store was asked for"),
+        }
+    }
+
+    #[test]
+    fn attributes_of_a_store_have_defaults_and_the_umask_is_taken_off() {
+        let share = backend_share("");
+        assert_eq!((share.uid, share.gid, share.file_mode, share.dir_mode), (0, 0, 0o644, 0o755));
+        assert_eq!((share.capacity, share.on_conflict), (1 << 50, OnConflict::KeepBoth));
+        assert!(!share.posix_metadata && !share.xattr && backend_share("--xattr").xattr);
+        let share = backend_share("--uid 7 --gid 8 --file-mode 0666 --dir-mode 2777 --umask 027 --posix-metadata");
+        assert_eq!((share.uid, share.gid, share.file_mode, share.dir_mode), (7, 8, 0o640, 0o2750));
+        assert!(share.posix_metadata && share.xattr);
+        let share = backend_share("--capacity 2T --on-conflict overwrite");
+        assert_eq!((share.capacity, share.on_conflict), (2 << 40, OnConflict::Overwrite));
+    }
+
+    #[test]
+    fn flags_about_a_store_are_refused_for_a_directory() {
+        for flag in [
+            "--posix-metadata",
+            "--uid=0",
+            "--gid=0",
+            "--file-mode=644",
+            "--dir-mode=755",
+            "--umask=0",
+            "--capacity=1P",
+            "--on-conflict=fail",
+        ] {
+            let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();
+            let name = flag.split('=').next().unwrap();
+            assert_eq!(errors, [format!("{name} is about a store: it needs --backend")]);
+        }
+    }
+
     #[test]
     fn bounds_of_our_own_flags() {
-        for line in ["--cache-size 15M", "--num-request-queues 0", "--num-request-queues 65", "--request-timeout 0"] {
+        for line in [
+            "--cache-size 15M",
+            "--num-request-queues 0",
+            "--num-request-queues 65",
+            "--request-timeout 0",
+            "--uid -1",
+            "--uid 4294967295",
+            "--gid root",
+            "--file-mode 0800",
+            "--file-mode 17777",
+            "--dir-mode +755",
+            "--umask 7000",
+            "--capacity 4095",
+            "--capacity 1E",
+            "--on-conflict Fail",
+        ] {
             let args = ["ovfs", "s", "fs:/x"].into_iter().chain(line.split_whitespace()).map(Into::into);
             let error = super::super::parse(args).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
+            let flag = line.split(' ').next().unwrap();
+            assert!(error.to_string().lines().next().unwrap().contains(flag), "{error}");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::cli::{BackendShare, Device, Setup};
 use crate::device;
 use crate::fs::FileSystem;
 use crate::fuse::{Server, ServerOptions};
-use crate::objectfs::{self, ObjectFs};
+use crate::objectfs::{self, Ids, ObjectFs};
 use crate::process::isolated;
 use crate::process::log::TARGET;
 use crate::process::sandbox::{self, Child, Role};
@@ -54,6 +54,8 @@ struct BrokerParts {
 struct DeviceParts<'a> {
     /// Cache, timeouts and limits. (Its URL is the visible one.)
     share: BackendShare,
+    /// How owners differ between guest and store.
+    ids: Ids,
     /// Shared with the broker.
     pool: Arc<Pool>,
     /// The other end is the broker's.
@@ -66,6 +68,7 @@ struct DeviceParts<'a> {
 
 /// Serves until the client has gone; returns the exit code.
 pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<i32, StartError> {
+    let ids = Ids::new(share.translate_uid.clone(), share.translate_gid.clone()).map_err(StartError::FileSystem)?;
     // Before the socket appears, and where it leaves no trace that the device process could inherit.
     isolated::run(|| check_backend(&url))?;
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
@@ -84,7 +87,7 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
             seccomp::enable(setup.seccomp, setup.log.syslog)?;
             caps::drop_all()?;
             let socket = device_end.into();
-            serve_objectfs(DeviceParts { share, pool, socket, listener, device: &setup.device })?;
+            serve_objectfs(DeviceParts { share, ids, pool, socket, listener, device: &setup.device })?;
             Ok(0)
         }
         Role::Parent(child) => {
@@ -117,7 +120,7 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
     let options = BrokerOptions {
         request_timeout: share.request_timeout,
         flush_timeout: share.flush_timeout,
-        posix_metadata: false,
+        posix_metadata: share.posix_metadata,
         readonly: share.readonly,
     };
     Ok(broker::run(backend, pool, socket, options, || held.release(), move || child.wait()))
@@ -125,7 +128,7 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
 
 /// Builds the object file system, says that we are ready, accepts one client and serves it until it disconnects.
 fn serve_objectfs(parts: DeviceParts<'_>) -> Result<(), StartError> {
-    let DeviceParts { share, pool, socket, listener, device } = parts;
+    let DeviceParts { share, ids, pool, socket, listener, device } = parts;
     // The broker may ask for a flush before there is a file system: then there is nothing to flush.
     let slot: Arc<OnceLock<Arc<ObjectFs<Arc<StoreClient>>>>> = Arc::default();
     let to_flush = Arc::clone(&slot);
@@ -133,7 +136,11 @@ fn serve_objectfs(parts: DeviceParts<'_>) -> Result<(), StartError> {
     let client = StoreClient::start(socket, share.request_timeout, on_flush).map_err(StartError::StoreClient)?;
     let remote = Remote::new(client, 0);
     let capabilities = probe(&remote)?;
-    let fs = Arc::new(ObjectFs::new(config(&share), remote, capabilities, pool).map_err(StartError::FileSystem)?);
+    if share.posix_metadata && !capabilities.attributes {
+        return Err(StartError::NoAttributes(capabilities.scheme));
+    }
+    let fs = ObjectFs::with_ids(config(&share), ids, remote, capabilities, pool).map_err(StartError::FileSystem)?;
+    let fs = Arc::new(fs);
     // Nobody else sets it.
     let _ = slot.set(Arc::clone(&fs));
     let server = Arc::new(Server::new(Arc::clone(&fs), ServerOptions { readonly: share.readonly }));
@@ -166,14 +173,14 @@ fn config(share: &BackendShare) -> objectfs::Config {
         writeback: share.writeback,
         allow_mmap: share.allow_mmap,
         killpriv_v2: share.killpriv_v2,
-        uid: 0,
-        gid: 0,
-        file_mode: 0o644,
-        dir_mode: 0o755,
-        posix: false,
-        xattr: false,
-        on_conflict: objectfs::OnConflict::KeepBoth,
-        capacity: 1 << 50,
+        uid: share.uid,
+        gid: share.gid,
+        file_mode: share.file_mode,
+        dir_mode: share.dir_mode,
+        posix: share.posix_metadata,
+        xattr: share.xattr,
+        on_conflict: share.on_conflict,
+        capacity: share.capacity,
         inodes_max: INODES_MAX,
         handles_max: HANDLES_MAX,
     }

@@ -64,6 +64,8 @@ enum StartError {
     StoreClient(io::Error),
     #[error("The store cannot be served: {}", .0.text)]
     Store(crate::store::StoreError),
+    #[error("--posix-metadata: {0} keeps no attributes with its files")]
+    NoAttributes(String),
     #[error("Ending with data that is not stored")]
     Lost,
 }
@@ -107,7 +109,7 @@ fn start(options: Options, vault: Vault) -> Result<i32, StartError> {
         Share::HostDir(dir) => host_dir::run(*dir, &setup),
         Share::Backend(share) => {
             let url = vault.take(&share.url);
-            backend::run(share, url, &setup)
+            backend::run(*share, url, &setup)
         }
     }
 }

@@ -44,6 +44,7 @@ errnos!(
     EXDEV,
     ENODEV,
     ENOTDIR,
+    ELOOP,
     EISDIR,
     EINVAL,
     ENFILE,

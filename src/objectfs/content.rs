@@ -117,11 +117,6 @@ impl Content {
         self.lineage = lineage;
     }
 
-    /// Another program's version took over and went at once: there is nothing that a handle could still show.
-    pub fn disown(&mut self) {
-        *self = Content { lineage: self.lineage + 1, ..Content::default() };
-    }
-
     /// The base is the same bytes under another version: it was copied or renamed inside the store.
     pub fn rebase(&mut self, version: Version) {
         if let Some(base) = &mut self.base {
@@ -193,6 +188,12 @@ impl Content {
         self.changed = true;
     }
 
+    /// Gives up what the guest wrote, and what is known of the object: what the store has is asked anew, and is another version
+    /// to whoever has the file open.
+    pub fn abandon(&mut self) {
+        *self = Content { lineage: self.lineage + 1, ..Content::default() };
+    }
+
     /// Puts bytes of the base into memory, without changing what the file shows. For files whose object is about to go.
     pub fn keep(&mut self, offset: u64, block: Block, len: usize) {
         let len = len.min(usize::try_from(self.base_len.saturating_sub(offset)).unwrap_or(usize::MAX));
@@ -200,6 +201,14 @@ impl Content {
         let mut kept = Extents::new();
         kept.insert(offset, Extent { block: std::sync::Arc::new(block), start: 0, len });
         self.dirty.underlay(&kept);
+    }
+
+    /// Makes the first `len` bytes of `block` all of a file that has none yet.
+    pub fn fill(&mut self, block: Block, len: usize) {
+        let len = len.min(block.capacity());
+        block.mark_dirty();
+        self.dirty.insert(0, Extent { block: std::sync::Arc::new(block), start: 0, len });
+        self.wrote(0, len);
     }
 
     /// Sets the length; what is cut off is gone, what is added reads as zeros.
@@ -240,9 +249,39 @@ impl Content {
             return None;
         }
         let mut segments = Vec::new();
-        let mut offset = 0;
-        while let Some(layer) = self.at(offset, usize::MAX) {
-            let len = match layer {
+        self.pieces(0, self.size, &mut segments);
+        Some(self.freeze(segments, self.size))
+    }
+
+    /// As [`Content::begin_upload`], of a file that `len` bytes of another object, from its byte `offset` on, are copied into at
+    /// `to`: the file shows them once the upload is committed. The other object is the base after our own, if ours is
+    /// needed. `None`: an upload is under way.
+    pub fn begin_copy(&mut self, to: u64, offset: u64, len: u64) -> Option<Upload> {
+        if self.uploading.is_some() {
+            return None;
+        }
+        let (size, end) = (self.size, to + len);
+        let mut segments = Vec::new();
+        self.pieces(0, to.min(size), &mut segments);
+        if to > size {
+            segments.push(Segment::Zero { len: to - size });
+        }
+        let at = segments.len();
+        self.pieces(end, size, &mut segments);
+        let other = u8::from(segments.iter().any(|s| matches!(s, Segment::Copy { .. })));
+        segments.insert(at, Segment::Copy { base: other, offset, len });
+        let mut upload = self.freeze(segments, size.max(end));
+        upload.base = upload.base.filter(|_| other > 0);
+        Some(upload)
+    }
+
+    /// What the file is made of between `from` and `until`.
+    fn pieces(&self, from: u64, until: u64, segments: &mut Vec<Segment>) {
+        let mut offset = from;
+        while offset < until {
+            let left = usize::try_from(until - offset).unwrap_or(usize::MAX);
+            let Some(layer) = self.at(offset, left) else { break };
+            offset += match layer {
                 Layer::Memory(extent) => {
                     segments.push(Segment::Data(extent.block.slice(extent.start, extent.len)));
                     extent.len as u64
@@ -256,15 +295,17 @@ impl Content {
                     len as u64
                 }
             };
-            offset += len;
         }
+    }
+
+    fn freeze(&mut self, segments: Vec<Segment>, size: u64) -> Upload {
         let uses_base = segments.iter().any(|s| matches!(s, Segment::Copy { .. }));
         let base = self.base.as_ref().filter(|_| uses_base).map(|b| b.version.clone());
         let extents = std::mem::take(&mut self.dirty);
         let keep = extents.clone();
-        self.uploading = Some(Uploading { extents, visible: self.size, base_len: self.base_len });
+        self.uploading = Some(Uploading { extents, visible: size, base_len: self.base_len });
         self.changed = false;
-        Some(Upload { segments, size: self.size, base, keep })
+        Upload { segments, size, base, keep }
     }
 
     /// The upload is in the store as `version`. Returns the run that holds the whole object, if one does: it may go
@@ -273,6 +314,7 @@ impl Content {
         let up = self.uploading.take()?;
         let size = version.size;
         self.base_len = up.visible.min(size);
+        self.size = self.size.max(self.base_len);
         self.base = Some(BaseObject { version, id });
         match up.extents.at(0, usize::try_from(size).ok()?) {
             Ok(whole) if whole.len as u64 == size && whole.start == 0 => Some(whole),
@@ -337,12 +379,15 @@ mod tests {
             }
         }
 
-        fn compose(&self, upload: &Upload) -> Vec<u8> {
+        /// What an upload makes; bases after our own, or instead of it, are `other`.
+        fn compose(&self, upload: &Upload, other: &[u8]) -> Vec<u8> {
             let mut new = Vec::new();
             for segment in &upload.segments {
                 match *segment {
-                    Segment::Copy { offset, len, .. } => {
-                        new.extend_from_slice(&self.object[offset as usize..(offset + len) as usize]);
+                    Segment::Copy { base, offset, len } => {
+                        let own = base == 0 && upload.base.is_some();
+                        let from = if own { &self.object } else { other };
+                        new.extend_from_slice(&from[offset as usize..(offset + len) as usize]);
                     }
                     Segment::Data(slice) => {
                         let mut bytes = vec![0; slice.len as usize];
@@ -364,7 +409,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_file_reads_as_written_whatever_uploads_do(
-            steps in prop::collection::vec((0u8..7, 0u64..20_000, 1usize..6_000, any::<u8>()), 1..80),
+            steps in prop::collection::vec((0u8..8, 0u64..20_000, 1usize..6_000, any::<u8>()), 1..80),
         ) {
             let pool = Arc::new(Pool::new(64 << 20).expect("memfd"));
             let blocks = Blocks::new(Arc::clone(&pool));
@@ -389,7 +434,7 @@ mod tests {
                     4 => {
                         if let Some(up) = m.content.begin_upload() {
                             prop_assert!(upload.is_none());
-                            let new = m.compose(&up);
+                            let new = m.compose(&up, &[]);
                             prop_assert_eq!(&new, &expect);
                             upload = Some(new);
                         }
@@ -400,6 +445,23 @@ mod tests {
                             m.etag += 1;
                             let version = m.version();
                             m.content.commit(version, ContentId(m.etag));
+                        }
+                    }
+                    6 => {
+                        let other: Vec<u8> = (0..len + 7).map(|i| byte.wrapping_mul(3).wrapping_add(i as u8)).collect();
+                        if let Some(up) = m.content.begin_copy(offset, 7, len as u64) {
+                            m.object = m.compose(&up, &other);
+                            m.etag += 1;
+                            let version = m.version();
+                            m.content.commit(version, ContentId(m.etag));
+                            let end = offset as usize + len;
+                            if expect.len() < end {
+                                expect.resize(end, 0);
+                            }
+                            expect[offset as usize..end].copy_from_slice(&other[7..]);
+                            prop_assert_eq!(&m.object, &expect);
+                        } else {
+                            prop_assert!(upload.is_some());
                         }
                     }
                     _ => {
@@ -416,7 +478,7 @@ mod tests {
                 m.content.roll_back();
             }
             if let Some(up) = m.content.begin_upload() {
-                m.object = m.compose(&up);
+                m.object = m.compose(&up, &[]);
                 m.content.commit(m.version(), ContentId(0));
             }
             prop_assert!(!m.content.is_dirty());

@@ -1,5 +1,6 @@
 //! What all operations share: the tree, the handles, the memory, the store.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -7,13 +8,17 @@ use std::time::{Duration, Instant};
 
 use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
+use super::attributes::{Birth, Owned, PERMISSIONS};
+use super::deletions::Deletions;
 use super::handles::Handles;
-use super::inode::{Inode, now_ns};
-use super::tree::{HIDDEN_PREFIX, Tree};
+use super::ids::Ids;
+use super::inode::{Inode, State, now_ns};
+use super::save::Pending;
+use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
-use crate::fs::{Attr, Entry, Errno, NodeId, Result};
+use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
-use crate::store::{Capabilities, Kind, Pool, Remote, Store};
+use crate::store::{Attributes, Capabilities, Details, Kind, Meta, Pool, Remote, Store, StoreError};
 
 /// Length of a clean block in bytes: what one GET of a cold read fetches.
 pub const READ_BLOCK: u64 = 1 << 20;
@@ -92,6 +97,7 @@ impl Config {
 /// What all operations share.
 pub struct Core<S> {
     pub(super) config: Config,
+    pub(super) ids: Ids,
     pub(super) remote: Remote<S>,
     pub(super) capabilities: Capabilities,
     pub(super) blocks: Arc<Blocks>,
@@ -99,6 +105,9 @@ pub struct Core<S> {
     /// Held for reading by what depends on the path of a file staying as it is, for writing by renames.
     pub(super) renaming: async_lock::RwLock<()>,
     pub(super) handles: Handles,
+    pub(super) deletions: Deletions,
+    /// Attributes that wait to be stored.
+    pub(super) pending: Arc<Pending>,
     /// An upload failed since the retrier last looked.
     pub(super) retry_wanted: AtomicBool,
     /// Runs what no request waits for.
@@ -117,22 +126,27 @@ impl<S: Store> Core<S> {
     /// When no thread can be made.
     pub fn new(
         config: Config,
+        ids: Ids,
         remote: Remote<S>,
         capabilities: Capabilities,
         pool: Arc<Pool>,
     ) -> std::io::Result<Arc<Core<S>>> {
+        let tree = Tree::new(now_ns(), config.inodes_max);
         let background = ThreadPoolBuilder::new().pool_size(1).name_prefix("ovfs-background").create()?;
         Ok(Arc::new_cyclic(|me| Core {
             config,
+            ids,
             remote,
             capabilities,
             blocks: Blocks::new(pool),
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
             handles: Handles::new(config.handles_max),
+            deletions: Deletions::default(),
+            pending: tree.pending(),
             retry_wanted: AtomicBool::new(false),
             background,
-            tree: Mutex::new(Tree::new(now_ns(), config.inodes_max)),
+            tree: Mutex::new(tree),
             #[cfg(test)]
             expired: Mutex::new(None),
             me: Weak::clone(me),
@@ -164,6 +178,49 @@ impl<S: Store> Core<S> {
         asked.is_some_and(|at| at.elapsed() < timeout)
     }
 
+    /// Whether what is known of an inode may be told to the guest without asking the store.
+    pub(super) fn knows(&self, state: &State) -> bool {
+        let attributes = !self.config.posix || self.is_fresh(state.posix.asked);
+        state.is_local() || (self.is_fresh(state.asked) && attributes)
+    }
+
+    /// Asks the store about `path`. The answer says what the mount keeps of attributes, and no more: none is all defaults.
+    pub(super) async fn stat(&self, path: String) -> Result<Meta, StoreError> {
+        let mut meta = self.remote.stat(path).await?;
+        if self.config.posix {
+            meta.details.get_or_insert_with(|| {
+                let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
+                Box::new(Details { attributes, ..Details::default() })
+            });
+        } else if let Some(details) = &mut meta.details {
+            details.attributes = Attributes::default();
+        }
+        Ok(meta)
+    }
+
+    /// What a new inode of type `file_type` below `parent` begins with, asked for by `ctx` with `mode`. In a set-group-id
+    /// directory it is of the directory's group, and a directory is such a one, too.
+    ///
+    /// # Errors
+    /// A rule forbids that user or group to own anything.
+    pub(super) fn birth(&self, ctx: Context, parent: NodeId, file_type: u32, mode: u32, umask: u32) -> Result<Birth> {
+        if !self.config.posix {
+            return Ok(Birth { file_type, owned: None });
+        }
+        let above = self.inode(parent)?;
+        let (above_mode, above_gid) = {
+            let state = above.state();
+            (state.posix.mode.unwrap_or(self.config.dir_mode), state.posix.gid.unwrap_or(self.config.gid))
+        };
+        let inherits = above_mode & libc::S_ISGID != 0;
+        let gid = if inherits { above_gid } else { self.ids.stored_gid(ctx.gid)? };
+        let mut mode = mode & PERMISSIONS & !umask;
+        if inherits && file_type == libc::S_IFDIR {
+            mode |= libc::S_ISGID;
+        }
+        Ok(Birth { file_type, owned: Some(Owned { mode, uid: self.ids.stored_uid(ctx.uid)?, gid }) })
+    }
+
     /// As if the time for which answers of the store may be used had passed.
     #[cfg(test)]
     pub(super) fn expire(&self) {
@@ -174,9 +231,9 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// EILSEQ: not UTF-8. EINVAL: a name that no key can have, or one of ours.
-    pub(super) fn new_name(name: &[u8]) -> Result<&str> {
+    pub(super) fn new_name(parent: NodeId, name: &[u8]) -> Result<&str> {
         let name = check_name(name)?;
-        if name.starts_with(HIDDEN_PREFIX) || name.trim() != name {
+        if is_reserved(parent, name) || name.trim() != name {
             return Err(Errno::EINVAL);
         }
         Ok(name)
@@ -186,8 +243,8 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// ENOENT; ENAMETOOLONG.
-    pub(super) fn old_name(name: &[u8]) -> Result<&str> {
-        match Self::new_name(name) {
+    pub(super) fn old_name(parent: NodeId, name: &[u8]) -> Result<&str> {
+        match Self::new_name(parent, name) {
             Err(Errno::EILSEQ | Errno::EINVAL) => Err(Errno::ENOENT),
             other => other,
         }
@@ -196,27 +253,29 @@ impl<S: Store> Core<S> {
     /// Attributes as the guest sees them.
     pub(super) fn attr(&self, inode: &Inode) -> Attr {
         let state = inode.state();
-        let (mode, nlink, size) = match inode.kind {
-            Kind::File => (libc::S_IFREG | self.config.file_mode, u32::from(!state.unlinked), state.content.size()),
+        let (default, nlink, size) = match inode.kind {
+            Kind::File => (self.config.file_mode, u32::from(!state.unlinked), state.content.size()),
             // One link, not two: "unknown number of subdirectories" to find(1) and others that count.
-            Kind::Dir => (libc::S_IFDIR | self.config.dir_mode, 1, 0),
+            Kind::Dir => (self.config.dir_mode, 1, 0),
         };
+        let mode = inode.file_type | state.posix.mode.unwrap_or(default);
         let (mtime, mtimensec) = split_ns(state.mtime_ns);
         let (atime, atimensec) = split_ns(state.atime_ns);
+        let (ctime, ctimensec) = split_ns(if self.config.posix { state.posix.ctime_ns } else { state.mtime_ns });
         Attr {
             ino: inode.id.0,
             size,
             blocks: size.div_ceil(512),
             atime,
             mtime,
-            ctime: mtime,
+            ctime,
             atimensec,
             mtimensec,
-            ctimensec: mtimensec,
+            ctimensec,
             mode,
             nlink,
-            uid: self.config.uid,
-            gid: self.config.gid,
+            uid: self.ids.guest_uid(state.posix.uid.unwrap_or(self.config.uid)),
+            gid: self.ids.guest_gid(state.posix.gid.unwrap_or(self.config.gid)),
             rdev: 0,
             blksize: 4096,
             flags: 0,

@@ -3,10 +3,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::content::Content;
+use super::attributes::{Birth, Posix, type_of};
+use super::content::{BaseObject, Content};
 use crate::cache::ContentId;
 use crate::fs::{Errno, NodeId};
-use crate::store::{Kind, Meta};
+use crate::store::{Kind, Meta, Version};
 
 /// A file or directory that the guest knows, or whose bytes the store does not have yet.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct Inode {
     pub id: NodeId,
     /// File or directory, for life: a name that changes kind gets another inode.
     pub kind: Kind,
+    /// File type (S_IFMT bits), for life as well. Other types than directories are files with a mark, to the store.
+    pub file_type: u32,
     /// Uploads of this file, one at a time.
     pub upload: async_lock::Mutex<()>,
     state: Mutex<State>,
@@ -39,6 +42,10 @@ pub struct State {
     pub store_mtime_ns: Option<i64>,
     /// `mtime_ns` is ours (a write or utimensat(2)) and the store's time of the same version does not replace it.
     pub own_mtime: bool,
+    /// Attributes beside these, and whether the store has them.
+    pub posix: Posix,
+    /// The object is being replaced by itself with other attributes, so what the store says meanwhile counts for nothing.
+    pub saving: bool,
     /// The bytes, of a file.
     pub content: Content,
     /// Lineage of the bytes when the file was last opened: what the guest's page cache may hold.
@@ -74,23 +81,34 @@ impl Inode {
             Kind::File => Content::of_store(meta.version(), content),
             Kind::Dir => Content::default(),
         };
-        Inode::new(id, meta.kind, content, mtime_ns, |state| {
+        let file_type = type_of(meta).unwrap_or(libc::S_IFREG);
+        Inode::new(id, (meta.kind, file_type), content, mtime_ns, |state| {
             state.etag.clone_from(&meta.etag);
             state.store_mtime_ns = meta.mtime_ns;
             state.marker = meta.marker;
             state.asked = Some(asked);
+            if let Some(details) = &meta.details {
+                state.told(details, asked);
+            }
         })
     }
 
     /// A new, empty file that the store does not have yet.
-    pub fn new_file(id: NodeId, exclusive: bool) -> Inode {
-        Inode::new(id, Kind::File, Content::new_local(), now_ns(), |state| {
+    pub fn new_file(id: NodeId, exclusive: bool, birth: Birth) -> Inode {
+        Inode::new(id, (Kind::File, birth.file_type), Content::new_local(), now_ns(), |state| {
             state.own_mtime = true;
             state.exclusive = exclusive;
+            state.posix.born(birth);
         })
     }
 
-    fn new(id: NodeId, kind: Kind, content: Content, mtime_ns: i64, set: impl FnOnce(&mut State)) -> Inode {
+    fn new(
+        id: NodeId,
+        (kind, file_type): (Kind, u32),
+        content: Content,
+        mtime_ns: i64,
+        set: impl FnOnce(&mut State),
+    ) -> Inode {
         let mut state = State {
             etag: None,
             marker: None,
@@ -100,6 +118,8 @@ impl Inode {
             atime_ns: mtime_ns,
             store_mtime_ns: None,
             own_mtime: false,
+            posix: Posix::new(mtime_ns),
+            saving: false,
             content,
             cached: None,
             open: 0,
@@ -112,7 +132,7 @@ impl Inode {
             refused: None,
         };
         set(&mut state);
-        Inode { id, kind, upload: async_lock::Mutex::new(()), state: Mutex::new(state) }
+        Inode { id, kind, file_type, upload: async_lock::Mutex::new(()), state: Mutex::new(state) }
     }
 
     /// The changing part.
@@ -126,6 +146,24 @@ impl Inode {
     /// EISDIR.
     pub fn file(&self) -> Result<&Inode, Errno> {
         if self.kind == Kind::File { Ok(self) } else { Err(Errno::EISDIR) }
+    }
+
+    /// Refuses all but regular files: what else there is has no bytes that a guest could reach.
+    ///
+    /// # Errors
+    /// EISDIR; ELOOP: a symbolic link; EINVAL: a FIFO or a socket.
+    pub fn regular(&self) -> Result<&Inode, Errno> {
+        match self.file_type {
+            libc::S_IFREG => Ok(self),
+            libc::S_IFDIR => Err(Errno::EISDIR),
+            libc::S_IFLNK => Err(Errno::ELOOP),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Whether `meta` can be of this inode.
+    pub fn is(&self, meta: &Meta) -> bool {
+        self.kind == meta.kind && type_of(meta).is_none_or(|file_type| file_type == self.file_type)
     }
 
     /// Refuses files.
@@ -149,13 +187,36 @@ fn same_version(etag: Option<&String>, size: u64, mtime_ns: Option<i64>, meta: &
 impl State {
     /// Whether what the guest did to this file is more recent than anything that the store can say.
     pub fn is_local(&self) -> bool {
-        self.unlinked || self.content.is_dirty()
+        self.unlinked || self.content.is_dirty() || self.saving
+    }
+
+    /// Whether somebody has bytes of this version in hand: a handle, or changes that lie over it.
+    pub fn is_held(&self) -> bool {
+        self.open > 0 || self.content.is_dirty()
+    }
+
+    /// Whether `meta` is of the bytes that are known.
+    pub fn agrees(&self, meta: &Meta) -> bool {
+        meta.kind == Kind::Dir || self.is_local() || self.is_base(meta)
+    }
+
+    /// Whether `meta` is of the version that the bytes lie over.
+    pub fn is_base(&self, meta: &Meta) -> bool {
+        let same =
+            |base: &BaseObject| same_version(base.version.etag.as_ref(), base.version.size, self.store_mtime_ns, meta);
+        self.content.base().is_some_and(same)
+    }
+
+    /// The version of the object that the bytes lie over, if it is known: not after a directory above was renamed.
+    pub fn object_version(&self) -> Option<Version> {
+        self.content.base().filter(|_| !self.moved).map(|base| base.version.clone())
     }
 
     /// The file changed under the guest's hands.
     pub fn touch(&mut self) {
         self.mtime_ns = now_ns();
         self.own_mtime = true;
+        self.posix.ctime_ns = self.mtime_ns;
     }
 
     /// Takes in what the store said when asked at `asked`. `fresh` numbers the bytes if they are others than before.
@@ -171,12 +232,23 @@ impl State {
             if let Some(mtime_ns) = meta.mtime_ns.filter(|_| !self.own_mtime) {
                 self.mtime_ns = mtime_ns;
             }
+            if let Some(details) = &meta.details {
+                self.told(details, asked);
+            }
             return;
         }
         if self.is_local() {
             return;
         }
-        if self.is_base(meta) {
+        self.observe_bytes(meta, fresh);
+        if let Some(details) = &meta.details {
+            // Attributes change without the bytes, and then the version stays.
+            self.told(details, asked);
+        }
+    }
+
+    fn observe_bytes(&mut self, meta: &Meta, fresh: impl FnOnce() -> ContentId) {
+        if self.agrees(meta) || (self.moved && self.content.size() == meta.size) {
             if meta.etag.is_some() || self.moved {
                 self.content.rebase(meta.version());
                 self.etag.clone_from(&meta.etag);
@@ -188,18 +260,17 @@ impl State {
         self.moved = false;
         self.content.replace(meta.version(), fresh());
         self.etag.clone_from(&meta.etag);
+        self.posix.object = None;
+        self.posix.asked = None;
+        if self.posix.is_dirty() {
+            // The guest's times, which the store is still to get.
+            self.store_mtime_ns = meta.mtime_ns;
+            return;
+        }
         self.own_mtime = false;
         self.mtime_ns = meta.mtime_ns.unwrap_or(self.mtime_ns);
         self.store_mtime_ns = meta.mtime_ns;
         self.atime_ns = self.mtime_ns;
-    }
-
-    /// Whether `meta` is of the version that the bytes lie over.
-    pub fn is_base(&self, meta: &Meta) -> bool {
-        self.content.base().is_some_and(|base| {
-            same_version(base.version.etag.as_ref(), base.version.size, self.store_mtime_ns, meta)
-                || (self.moved && base.version.size == meta.size)
-        })
     }
 
     /// Our own upload stands in the store as `meta`.
@@ -208,6 +279,8 @@ impl State {
         self.store_mtime_ns = meta.mtime_ns;
         self.committed = Some(Instant::now());
         self.asked = self.committed;
+        self.posix.asked = self.committed;
+        self.posix.object_is(meta);
         self.exclusive = false;
         self.shadows = false;
         self.moved = false;

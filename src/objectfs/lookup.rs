@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::attributes::PERMISSIONS;
 use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
 use super::tree::Tree;
-use crate::fs::{Attr, Context, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
-use crate::store::{Kind, Store, StoreError, StoreErrorKind};
+use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
+use crate::store::{Store, StoreError, StoreErrorKind};
 
 /// How often a question to the store is asked again because names changed under it.
 const RACES_MAX: u32 = 8;
@@ -16,7 +17,7 @@ impl<S: Store> Core<S> {
     /// FUSE_LOOKUP.
     pub(super) async fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
         self.inode(parent)?.dir()?;
-        let inode = self.resolve(parent, Self::old_name(name)?).await?;
+        let inode = self.resolve(parent, Self::old_name(parent, name)?).await?;
         self.tree().remember(inode.id);
         Ok(self.entry(&inode))
     }
@@ -31,15 +32,18 @@ impl<S: Store> Core<S> {
                 let tree = self.tree();
                 if let Some(inode) = tree.child(parent, name) {
                     let state = inode.state();
-                    if state.is_local() || self.is_fresh(state.asked) {
+                    if self.knows(&state) {
                         drop(state);
                         return Ok(inode);
                     }
                 }
                 tree.path_of(parent, name)?
             };
+            if self.deletions.contains(&path) {
+                return Err(Errno::ENOENT);
+            }
             let asked = Instant::now();
-            let answer = self.remote.stat(path.clone()).await;
+            let answer = self.stat(path.clone()).await;
             let mut tree = self.tree();
             let known = tree.child(parent, name);
             if tree.path_of(parent, name)? != path {
@@ -86,14 +90,14 @@ impl<S: Store> Core<S> {
             tree.path(inode.id)?
         };
         let asked = Instant::now();
-        let answer = self.remote.stat(path.clone()).await;
+        let answer = self.stat(path.clone()).await;
         let mut tree = self.tree();
         if tree.path(inode.id).is_ok_and(|now| now != path) {
             // It was renamed meanwhile, or a directory above it: by us, so it is there.
             return Ok(());
         }
         match answer {
-            Ok(meta) if meta.kind == inode.kind => {
+            Ok(meta) if inode.is(&meta) => {
                 let fresh = tree.content_id();
                 inode.state().observe(inode.kind, &meta, asked, || fresh);
                 Ok(())
@@ -119,8 +123,8 @@ impl<S: Store> Core<S> {
     /// # Errors
     /// What the store says.
     pub(super) async fn base_stands(&self, inode: &Inode, path: &str) -> Result<bool> {
-        match self.remote.stat(path).await {
-            Ok(meta) => Ok(meta.kind == Kind::File && inode.state().is_base(&meta)),
+        match self.stat(path.to_owned()).await {
+            Ok(meta) => Ok(inode.is(&meta) && inode.state().is_base(&meta)),
             Err(error) if gone(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -136,7 +140,7 @@ impl<S: Store> Core<S> {
         let inode = self.inode(nodeid)?;
         let known = {
             let state = inode.state();
-            nodeid == NodeId::ROOT || state.is_local() || self.is_fresh(state.asked)
+            nodeid == NodeId::ROOT || self.knows(&state)
         };
         if !known {
             self.revalidate(&inode).await?;
@@ -144,14 +148,21 @@ impl<S: Store> Core<S> {
         Ok((self.attr(&inode), self.config.timeout()))
     }
 
-    /// FUSE_SETATTR. Length and times are kept; owner and mode are fixed, and asking for others changes nothing, so that tar, cp -p
-    /// and rsync go on.
-    pub(super) async fn setattr(&self, _ctx: Context, nodeid: NodeId, change: SetAttr) -> Result<(Attr, Duration)> {
+    /// FUSE_SETATTR. Where the mount keeps no attributes, length and times are kept (these until the inode is forgotten), and
+    /// asking for another owner or mode changes nothing, so that tar, cp -p and rsync go on.
+    pub(super) async fn setattr(&self, nodeid: NodeId, change: SetAttr) -> Result<(Attr, Duration)> {
         let inode = self.inode(nodeid)?;
-        if let Some(size) = change.size {
-            inode.file()?;
-            self.truncate(&inode, change.handle, size).await?;
+        let posix = self.config.posix;
+        // First of all what may be refused.
+        let owner = change.uid.filter(|_| posix).map(|uid| self.ids.stored_uid(uid)).transpose()?;
+        let group = change.gid.filter(|_| posix).map(|gid| self.ids.stored_gid(gid)).transpose()?;
+        if posix && !inode.state().posix.known {
+            self.revalidate(&inode).await?;
         }
+        let nobody_will_close = match change.size {
+            Some(size) => self.truncate(&inode, change.handle, size).await?,
+            None => false,
+        };
         {
             let mut state = inode.state();
             let time = |to: SetTime| match to {
@@ -165,11 +176,23 @@ impl<S: Store> Core<S> {
                 state.mtime_ns = time(to);
                 state.own_mtime = true;
             }
+            if posix {
+                state.posix.mode = change.mode.map(|mode| mode & PERMISSIONS).or(state.posix.mode);
+                state.posix.uid = owner.or(state.posix.uid);
+                state.posix.gid = group.or(state.posix.gid);
+                let ctime_ns = change.ctime.map_or_else(now_ns, |(seconds, nanos)| join_ns(seconds, nanos));
+                self.attributes_changed(&inode, &mut state, ctime_ns);
+            }
+        }
+        if nobody_will_close {
+            self.upload(&inode).await?;
         }
         Ok((self.attr(&inode), self.config.timeout()))
     }
 
-    async fn truncate(&self, inode: &Arc<Inode>, handle: Option<Handle>, size: u64) -> Result<()> {
+    /// Sets the length. True: it is to be uploaded, because nobody has the file open for writing.
+    async fn truncate(&self, inode: &Arc<Inode>, handle: Option<Handle>, size: u64) -> Result<bool> {
+        inode.regular()?;
         if self.capabilities.size_max.is_some_and(|max| size > max) {
             return Err(Errno::EFBIG);
         }
@@ -182,15 +205,14 @@ impl<S: Store> Core<S> {
             }
             None => self.revalidate(inode).await?,
         }
-        let nobody_will_close = {
-            let mut state = inode.state();
-            if state.content.size() != size {
-                state.content.truncate(size);
-                state.touch();
-            }
-            state.writers == 0
-        };
-        if nobody_will_close { self.upload(inode).await } else { Ok(()) }
+        let mut state = inode.state();
+        if state.content.size() != size {
+            state.content.truncate(size);
+            state.touch();
+        } else if self.config.posix {
+            state.touch();
+        }
+        Ok(state.writers == 0)
     }
 }
 
@@ -199,10 +221,7 @@ pub(super) fn gone(error: &StoreError) -> bool {
     matches!(error.kind, StoreErrorKind::NotFound | StoreErrorKind::NotDir)
 }
 
-/// The DT_* constant of a kind.
-pub(super) fn dirent_type(kind: Kind) -> u32 {
-    u32::from(match kind {
-        Kind::File => libc::DT_REG,
-        Kind::Dir => libc::DT_DIR,
-    })
+/// The DT_* constant of a file type (S_IFMT bits).
+pub(super) fn dirent_type(file_type: u32) -> u32 {
+    (file_type & libc::S_IFMT) >> 12
 }

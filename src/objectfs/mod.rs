@@ -1,7 +1,8 @@
 //! A store as a file system: nodeids, names, handles, directories, attributes.
 //!
 //! `tree` knows names, `inode` and `content` what stands behind them, `handles` what is open; `lookup`, `open`, `read`, `write`,
-//! `upload`, `remove`, `rename` and `readdir` are the operations. File data lies in the pool (`cache`); the store is reached
+//! `upload`, `remove`, `rename` and `readdir` are the operations. What POSIX keeps of a file beside its bytes is in `attributes`, reached
+//! by `xattr` and `special` too, and brought to the store by `upload` and `save`. File data lies in the pool (`cache`); the store is reached
 //! through [`Remote`]. Knows neither virtio nor OpenDAL.
 //!
 //! What a guest may rely on: close(2) and fsync(2) return when the store has the bytes, or say why not; an open file
@@ -10,10 +11,15 @@
 //! Locks, in this order: `Core::renaming`, an inode's `upload` (several: by number), a directory handle's listing, then, never
 //! across an await, the tree, then an inode's state, then the cache's own.
 
+mod attributes;
+mod conflict;
 mod content;
+mod copy;
 mod core;
+mod deletions;
 mod errno;
 mod handles;
+mod ids;
 mod inode;
 mod lookup;
 mod open;
@@ -21,6 +27,8 @@ mod read;
 mod readdir;
 mod remove;
 mod rename;
+mod save;
+mod special;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -28,16 +36,18 @@ mod tests;
 mod tree;
 mod upload;
 mod write;
+mod xattr;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::core::Core;
 pub use self::core::{CachePolicy, Config, OnConflict};
+pub use self::ids::Ids;
 use crate::fs::flags::init;
 use crate::fs::{
     Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read, Result,
-    SetAttr, Sink, Source, StatFs, Write,
+    SetAttr, Sink, Source, StatFs, Write, XattrReply,
 };
 use crate::store::{Capabilities, Pool, Remote, Store};
 
@@ -48,6 +58,7 @@ const SESSION_END: Duration = Duration::from_secs(30);
 pub struct ObjectFs<S: Store> {
     core: Arc<Core<S>>,
     _retrier: upload::Retrier,
+    _saver: Option<save::Saver>,
 }
 
 impl<S: Store> ObjectFs<S> {
@@ -61,9 +72,24 @@ impl<S: Store> ObjectFs<S> {
         capabilities: Capabilities,
         pool: Arc<Pool>,
     ) -> std::io::Result<ObjectFs<S>> {
-        let core = Core::new(config, remote, capabilities, pool)?;
+        ObjectFs::with_ids(config, Ids::default(), remote, capabilities, pool)
+    }
+
+    /// As [`ObjectFs::new`], with owners translated between guest and store.
+    ///
+    /// # Errors
+    /// As [`ObjectFs::new`].
+    pub fn with_ids(
+        config: Config,
+        ids: Ids,
+        remote: Remote<S>,
+        capabilities: Capabilities,
+        pool: Arc<Pool>,
+    ) -> std::io::Result<ObjectFs<S>> {
+        let core = Core::new(config, ids, remote, capabilities, pool)?;
         let retrier = upload::Retrier::start(Arc::downgrade(&core))?;
-        Ok(ObjectFs { core, _retrier: retrier })
+        let saver = config.posix.then(|| save::Saver::start(&core)).transpose()?;
+        Ok(ObjectFs { core, _retrier: retrier, _saver: saver })
     }
 
     async fn end_session(&self) {
@@ -86,7 +112,7 @@ impl<S: Store> FileSystem for ObjectFs<S> {
         let wanted = [
             (readdirplus, init::DO_READDIRPLUS | init::READDIRPLUS_AUTO),
             (config.writeback, init::WRITEBACK_CACHE),
-            (config.killpriv_v2, init::HANDLE_KILLPRIV_V2),
+            (config.killpriv_v2 && !config.posix, init::HANDLE_KILLPRIV_V2),
             (config.allow_mmap, init::DIRECT_IO_ALLOW_MMAP),
         ];
         Ok(wanted.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag) & offered)
@@ -112,33 +138,41 @@ impl<S: Store> FileSystem for ObjectFs<S> {
         self.core.getattr(nodeid).await
     }
 
-    async fn setattr(&self, ctx: Context, nodeid: NodeId, change: SetAttr) -> Result<(Attr, Duration)> {
-        self.core.setattr(ctx, nodeid, change).await
+    async fn setattr(&self, _: Context, nodeid: NodeId, change: SetAttr) -> Result<(Attr, Duration)> {
+        self.core.setattr(nodeid, change).await
     }
 
-    async fn readlink(&self, _: Context, _: NodeId) -> Result<Vec<u8>> {
-        Err(Errno::EINVAL)
+    async fn readlink(&self, _: Context, nodeid: NodeId) -> Result<Vec<u8>> {
+        self.core.readlink(nodeid).await
     }
 
-    async fn symlink(&self, _: Context, _: NodeId, _: &[u8], _: &[u8], _: Extensions) -> Result<Entry> {
-        Err(Errno::EPERM)
+    async fn symlink(&self, ctx: Context, parent: NodeId, name: &[u8], target: &[u8], _: Extensions) -> Result<Entry> {
+        self.core.symlink(ctx, parent, name, target).await
     }
 
     async fn mknod(
         &self,
-        _: Context,
+        ctx: Context,
         parent: NodeId,
         name: &[u8],
         mode: u32,
         _: u32,
-        _: u32,
+        umask: u32,
         _: Extensions,
     ) -> Result<Entry> {
-        self.core.mknod(parent, name, mode).await
+        self.core.mknod(ctx, parent, name, mode, umask).await
     }
 
-    async fn mkdir(&self, _: Context, parent: NodeId, name: &[u8], _: u32, _: u32, _: Extensions) -> Result<Entry> {
-        self.core.mkdir(parent, name).await
+    async fn mkdir(
+        &self,
+        ctx: Context,
+        parent: NodeId,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+        _: Extensions,
+    ) -> Result<Entry> {
+        self.core.mkdir(ctx, parent, name, (mode, umask)).await
     }
 
     async fn unlink(&self, _: Context, parent: NodeId, name: &[u8]) -> Result<()> {
@@ -171,16 +205,16 @@ impl<S: Store> FileSystem for ObjectFs<S> {
 
     async fn create(
         &self,
-        _: Context,
+        ctx: Context,
         parent: NodeId,
         name: &[u8],
-        _: u32,
+        mode: u32,
         flags: u32,
-        _: u32,
+        umask: u32,
         _: bool,
         _: Extensions,
     ) -> Result<(Entry, Opened)> {
-        self.core.create(parent, name, flags).await
+        self.core.create(ctx, parent, name, flags, (mode, umask)).await
     }
 
     async fn read(&self, _: Context, op: Read, out: &mut impl Sink) -> Result<usize> {
@@ -247,15 +281,33 @@ impl<S: Store> FileSystem for ObjectFs<S> {
     }
 
     async fn fsyncdir(&self, _: Context, nodeid: NodeId, handle: Handle, _: bool) -> Result<()> {
-        self.core.handles.dir(nodeid, handle).map(drop)
+        let dir = self.core.handles.dir(nodeid, handle)?;
+        self.core.upload(&dir.inode).await?;
+        self.core.settle_all().await
     }
 
     async fn releasedir(&self, _: Context, nodeid: NodeId, handle: Handle, _: u32) -> Result<()> {
         self.core.releasedir(nodeid, handle).await
     }
 
-    async fn access(&self, _: Context, nodeid: NodeId, mask: u32) -> Result<()> {
-        self.core.access(nodeid, mask)
+    async fn access(&self, ctx: Context, nodeid: NodeId, mask: u32) -> Result<()> {
+        self.core.access(ctx, nodeid, mask)
+    }
+
+    async fn setxattr(&self, _: Context, nodeid: NodeId, name: &[u8], value: &[u8], flags: u32, _: u32) -> Result<()> {
+        self.core.setxattr(nodeid, name, value, flags).await
+    }
+
+    async fn getxattr(&self, _: Context, nodeid: NodeId, name: &[u8], size: u32) -> Result<XattrReply> {
+        self.core.getxattr(nodeid, name, size).await
+    }
+
+    async fn listxattr(&self, _: Context, nodeid: NodeId, size: u32) -> Result<XattrReply> {
+        self.core.listxattr(nodeid, size).await
+    }
+
+    async fn removexattr(&self, _: Context, nodeid: NodeId, name: &[u8]) -> Result<()> {
+        self.core.removexattr(nodeid, name).await
     }
 
     async fn lseek(&self, _: Context, at: FileAt, whence: u32) -> Result<u64> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::attributes::Birth;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenFile;
 use super::inode::Inode;
 use crate::fs::flags::fopen;
-use crate::fs::{Entry, Errno, Handle, NodeId, Opened, Result};
+use crate::fs::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::{Kind, Store};
 
 /// open(2)'s access mode: may it read, may it write.
@@ -23,7 +24,7 @@ impl<S: Store> Core<S> {
     /// FUSE_OPEN: asks the store for the newest version (close-to-open), then opens that.
     pub(super) async fn open(&self, nodeid: NodeId, flags: u32) -> Result<Opened> {
         let inode = self.inode(nodeid)?;
-        inode.file()?;
+        inode.regular()?;
         let truncate = flags as i32 & libc::O_TRUNC != 0;
         match self.revalidate(&inode).await {
             // The guest opens by number: what was unlinked meanwhile is still open to those who hold it.
@@ -64,18 +65,28 @@ impl<S: Store> Core<S> {
     }
 
     /// FUSE_CREATE: opens what is there, or makes an empty file, which reaches the store when it is closed or synced.
-    pub(super) async fn create(&self, parent: NodeId, name: &[u8], flags: u32) -> Result<(Entry, Opened)> {
-        let name = Self::new_name(name)?;
+    pub(super) async fn create(
+        &self,
+        ctx: Context,
+        parent: NodeId,
+        name: &[u8],
+        flags: u32,
+        (mode, umask): (u32, u32),
+    ) -> Result<(Entry, Opened)> {
+        let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
         let inode = match self.resolve(parent, name).await {
             Ok(_) if exclusive => return Err(Errno::EEXIST),
             Ok(inode) => {
-                inode.file()?;
+                inode.regular()?;
                 let opened = self.open(inode.id, flags).await?;
                 self.tree().remember(inode.id);
                 return Ok((self.entry(&inode), opened));
             }
-            Err(Errno::ENOENT) => self.new_file(parent, name, exclusive)?,
+            Err(Errno::ENOENT) => {
+                let birth = self.birth(ctx, parent, libc::S_IFREG, mode, umask)?;
+                self.new_file(parent, name, exclusive, birth)?
+            }
             Err(other) => return Err(other),
         };
         let opened = self.open_inode(&inode, flags);
@@ -87,33 +98,13 @@ impl<S: Store> Core<S> {
         Ok((self.entry(&inode), opened))
     }
 
-    fn new_file(&self, parent: NodeId, name: &str, exclusive: bool) -> Result<Arc<Inode>> {
+    pub(super) fn new_file(&self, parent: NodeId, name: &str, exclusive: bool, birth: Birth) -> Result<Arc<Inode>> {
         if !self.capabilities.write {
             return Err(Errno::EROFS);
         }
         let mut tree = self.tree();
         crate::store::path::check_path(&tree.path_of(parent, name)?)?;
-        tree.create(parent, name, exclusive)
-    }
-
-    /// FUSE_MKNOD of a regular file: nobody will close it, so the store gets it at once. Nothing else can be made.
-    pub(super) async fn mknod(&self, parent: NodeId, name: &[u8], mode: u32) -> Result<Entry> {
-        if mode & libc::S_IFMT != libc::S_IFREG && mode & libc::S_IFMT != 0 {
-            return Err(Errno::EPERM);
-        }
-        let name = Self::new_name(name)?;
-        match self.resolve(parent, name).await {
-            Ok(_) => return Err(Errno::EEXIST),
-            Err(Errno::ENOENT) => {}
-            Err(other) => return Err(other),
-        }
-        let inode = self.new_file(parent, name, true)?;
-        if let Err(error) = self.upload(&inode).await {
-            self.tree().detach(inode.id);
-            return Err(error);
-        }
-        self.tree().remember(inode.id);
-        Ok(self.entry(&inode))
+        tree.create(parent, name, exclusive, birth)
     }
 
     /// FUSE_FLUSH: a descriptor is closed. What it wrote is in the store when this returns.
@@ -160,13 +151,20 @@ impl<S: Store> Core<S> {
         self.tree().reap(file.inode.id);
     }
 
-    /// FUSE_ACCESS: everything is allowed that a mode check in the guest allows.
-    pub(super) fn access(&self, nodeid: NodeId, mask: u32) -> Result<()> {
+    /// FUSE_ACCESS, which the guest kernel only sends where it does not check modes itself. Where the mount keeps no owners,
+    /// everybody may do everything, but run what is not executable.
+    pub(super) fn access(&self, ctx: Context, nodeid: NodeId, mask: u32) -> Result<()> {
         let inode = self.inode(nodeid)?;
-        let executable = inode.kind == Kind::Dir || self.config.file_mode & 0o111 != 0;
-        if mask as i32 & libc::X_OK != 0 && !executable {
-            return Err(Errno::EACCES);
-        }
-        Ok(())
+        let attr = self.attr(&inode);
+        let wanted = mask & 0o7;
+        let allowed = if attr.mode & 0o111 != 0 || inode.kind == Kind::Dir { 0o7 } else { 0o6 };
+        let allowed = match ctx.uid {
+            _ if !self.config.posix => allowed,
+            0 => allowed,
+            uid if uid == attr.uid => attr.mode >> 6 & 0o7,
+            _ if ctx.gid == attr.gid => attr.mode >> 3 & 0o7,
+            _ => attr.mode & 0o7,
+        };
+        if wanted & !allowed == 0 { Ok(()) } else { Err(Errno::EACCES) }
     }
 }

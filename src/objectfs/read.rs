@@ -29,10 +29,15 @@ impl<S: Store> Core<S> {
         if !file.readable {
             return Err(Errno::EBADF);
         }
+        self.read_file(&file, op, out).await
+    }
+
+    /// Reads from an open file, whatever its handle's number.
+    pub(super) async fn read_file(&self, file: &OpenFile, op: Read, out: &mut impl Sink) -> Result<usize> {
         let wanted = (op.size as usize).min(out.remaining());
         let mut done = 0;
         while done < wanted {
-            let Some(piece) = self.piece(&file, op.offset + done as u64, wanted - done).await? else { break };
+            let Some(piece) = self.piece(file, op.offset + done as u64, wanted - done).await? else { break };
             done += match piece {
                 Piece::Memory(extent) => {
                     extent.block.put(extent.start, extent.len, out)?;
@@ -82,11 +87,14 @@ impl<S: Store> Core<S> {
                 // The object was moved, or written by us, or replaced by somebody else: look again, once.
                 Err(Errno::ESTALE) if again => {
                     again = false;
-                    let (same, moved) = {
+                    let (same, moved, saving) = {
                         let state = file.inode.state();
-                        (state.content.base() == Some(&base), state.moved)
+                        (state.content.base() == Some(&base), state.moved, state.saving)
                     };
-                    if moved {
+                    if saving {
+                        // Its attributes are being stored: the same bytes get another version.
+                        drop(file.inode.upload.lock().await);
+                    } else if moved {
                         self.rebase_moved(&file.inode).await?;
                     } else if same {
                         match self.revalidate(&file.inode).await {

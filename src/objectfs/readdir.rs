@@ -1,21 +1,31 @@
 //! Reading directories. A handle keeps the names that it has listed, so that cookies stay valid while entries come and go; a
-//! listing carries attributes, so that `ls -l` asks for nothing else.
+//! listing carries attributes, so that `ls -l` asks for nothing else; attributes that the mount keeps and the store does not list are
+//! asked for name by name, those of a reply at once.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
+use futures::future::join_all;
+
+use super::attributes::type_of;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
 use super::lookup::{dirent_type, gone};
-use super::tree::HIDDEN_PREFIX;
+use super::tree::{Tree, is_reserved};
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::path::check_name;
-use crate::store::{Kind, Meta, Store};
+use crate::store::{Meta, Store};
 
 /// `.` and `..` come before the names.
 const DOTS: u64 = 2;
+
+/// Most names whose attributes are asked for at once.
+const TOLD_AT_ONCE: usize = 32;
+
+/// Length of a READDIRPLUS entry in bytes, without its name.
+const ENTRY_LEN: usize = 152;
 
 /// What a directory handle has listed so far.
 #[derive(Debug, Default)]
@@ -32,6 +42,8 @@ struct Listed {
     meta: Meta,
     /// When it was asked for; `None`: it is a file that the store does not have yet.
     asked: Option<Instant>,
+    /// The store was asked for what the listing does not tell, and had no answer.
+    unknown: bool,
 }
 
 impl<S: Store> Core<S> {
@@ -85,12 +97,13 @@ impl<S: Store> Core<S> {
             let (name, ino): (&[u8], u64) =
                 if at == 0 { (b".", nodeid.0) } else { (b"..", self.tree().parent(nodeid).0) };
             at += 1;
-            let entry = DirEntry { ino, next_offset: at, kind: dirent_type(Kind::Dir), name };
-            let fits = if plus { out.add_plus(&entry, &self.no_entry(ino, Kind::Dir)) } else { out.add(&entry) };
+            let entry = DirEntry { ino, next_offset: at, kind: dirent_type(libc::S_IFDIR), name };
+            let fits = if plus { out.add_plus(&entry, &self.no_entry(ino, libc::S_IFDIR)) } else { out.add(&entry) };
             if !fits {
                 return Ok(());
             }
         }
+        let mut told = 0;
         loop {
             let index = usize::try_from(at - DOTS).map_err(|_| Errno::EINVAL)?;
             if index >= listing.names.len() {
@@ -99,6 +112,9 @@ impl<S: Store> Core<S> {
                 }
                 self.next_page(&dir, &mut listing).await?;
                 continue;
+            }
+            if plus && self.config.posix && index >= told {
+                told = self.tell(&dir, &mut listing.names, index, out.room()).await;
             }
             at += 1;
             if !self.pack(&dir, &listing.names[index], at, plus, out) {
@@ -110,15 +126,17 @@ impl<S: Store> Core<S> {
     async fn next_page(&self, dir: &OpenDir, listing: &mut Listing) -> Result<()> {
         let path = self.tree().path(dir.inode.id)?;
         let asked = Instant::now();
-        let (entries, cursor) = match self.remote.list(path, listing.cursor.unwrap_or(0)).await {
+        let (entries, cursor) = match self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await {
             // Others emptied it, but it has files that the store does not have yet.
             Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => (Vec::new(), None),
             other => other?,
         };
+        let deleting = !self.deletions.is_empty();
         for entry in entries {
             let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
-            if legal && !entry.name.starts_with(HIDDEN_PREFIX) {
-                listing.names.push(Listed { name: entry.name, meta: entry.meta, asked: Some(asked) });
+            let pending = || deleting && self.deletions.contains(&crate::store::path::join(&path, &entry.name));
+            if legal && !pending() && !is_reserved(dir.inode.id, &entry.name) {
+                listing.names.push(Listed { name: entry.name, meta: entry.meta, asked: Some(asked), unknown: false });
             }
         }
         listing.started = true;
@@ -144,7 +162,7 @@ impl<S: Store> Core<S> {
                     marker: None,
                     details: None,
                 };
-                local.push(Listed { name, meta, asked: None });
+                local.push(Listed { name, meta, asked: None, unknown: false });
             }
         }
         if local.is_empty() {
@@ -155,14 +173,62 @@ impl<S: Store> Core<S> {
         listing.names.extend(new);
     }
 
+    /// Asks for the attributes of the names from `index` on that fit into `room` bytes of a reply, as far as the listing did
+    /// not tell them and we do not know them. Returns up to which name everything was asked.
+    async fn tell(&self, dir: &OpenDir, names: &mut [Listed], index: usize, room: usize) -> usize {
+        let (mut end, mut len) = (index, 0);
+        while end < names.len() && end - index < TOLD_AT_ONCE && (end == index || len < room) {
+            len += ENTRY_LEN + names[end].name.len();
+            end += 1;
+        }
+        let wanted: Vec<(usize, String)> = {
+            let tree = self.tree();
+            let wanted = (index..end).filter(|&at| self.is_untold(&tree, dir.inode.id, &names[at]));
+            wanted.filter_map(|at| Some((at, tree.path_of(dir.inode.id, &names[at].name).ok()?))).collect()
+        };
+        let asked = Instant::now();
+        let answers = join_all(wanted.iter().map(|(_, path)| self.stat(path.clone()))).await;
+        for ((at, path), answer) in wanted.into_iter().zip(answers) {
+            match answer {
+                Ok(meta) => (names[at].meta, names[at].asked) = (meta, Some(asked)),
+                // One name's trouble is not the listing's; who looks it up is told.
+                Err(error) => {
+                    log::debug!("the attributes of {path:?} are not listed: {error}");
+                    names[at].unknown = true;
+                }
+            }
+        }
+        end
+    }
+
+    /// Whether the attributes of a name are in neither the listing nor our memory.
+    fn is_untold(&self, tree: &Tree, parent: NodeId, listed: &Listed) -> bool {
+        let known = || {
+            tree.child(parent, &listed.name).is_some_and(|inode| {
+                let state = inode.state();
+                inode.kind == listed.meta.kind && self.knows(&state) && state.agrees(&listed.meta)
+            })
+        };
+        listed.asked.is_some() && listed.meta.details.is_none() && !listed.unknown && !known()
+    }
+
+    /// The file type of a name, 0 if it is not known.
+    fn listed_type(&self, listed: &Listed) -> u32 {
+        let default = if self.config.posix { 0 } else { libc::S_IFREG };
+        type_of(&listed.meta).unwrap_or(default)
+    }
+
     /// Packs one name. False: it does not fit.
     fn pack(&self, dir: &OpenDir, listed: &Listed, next_offset: u64, plus: bool, out: &mut impl DirSink) -> bool {
         let name = listed.name.as_bytes();
         let parent = dir.inode.id;
         if !plus {
             let known = self.tree().child(parent, &listed.name);
-            let ino = known.map_or_else(|| stand_in_ino(parent, &listed.name), |inode| inode.id.0);
-            return out.add(&DirEntry { ino, next_offset, kind: dirent_type(listed.meta.kind), name });
+            let (ino, file_type) = match known.filter(|inode| inode.is(&listed.meta)) {
+                Some(inode) => (inode.id.0, inode.file_type),
+                None => (stand_in_ino(parent, &listed.name), self.listed_type(listed)),
+            };
+            return out.add(&DirEntry { ino, next_offset, kind: dirent_type(file_type), name });
         }
         if !out.fits_plus(name.len()) {
             return false;
@@ -172,6 +238,10 @@ impl<S: Store> Core<S> {
             let known = tree.child(parent, &listed.name);
             let inode = match (listed.asked, known) {
                 (None, known) => known,
+                // What is known is fresh, or there was no answer (`tell`).
+                (Some(_), known) if self.config.posix && listed.meta.details.is_none() => {
+                    known.filter(|_| !listed.unknown)
+                }
                 // Removed through us since the listing was asked for: the name alone is told, not what it was.
                 (Some(asked), None) if tree.removed_since(parent, &listed.name, asked) => None,
                 (Some(asked), _) => tree.adopt(parent, &listed.name, &listed.meta, asked).ok(),
@@ -181,14 +251,14 @@ impl<S: Store> Core<S> {
             }
             inode
         };
-        let (entry, ino, kind) = match &inode {
-            Some(inode) => (self.entry(inode), inode.id.0, inode.kind),
+        let (entry, ino, file_type) = match &inode {
+            Some(inode) => (self.entry(inode), inode.id.0, inode.file_type),
             None => {
-                let ino = stand_in_ino(parent, &listed.name);
-                (self.no_entry(ino, listed.meta.kind), ino, listed.meta.kind)
+                let (ino, file_type) = (stand_in_ino(parent, &listed.name), self.listed_type(listed));
+                (self.no_entry(ino, file_type), ino, file_type)
             }
         };
-        let fits = out.add_plus(&DirEntry { ino, next_offset, kind: dirent_type(kind), name }, &entry);
+        let fits = out.add_plus(&DirEntry { ino, next_offset, kind: dirent_type(file_type), name }, &entry);
         if let Some(inode) = inode.filter(|_| !fits) {
             self.tree().forget(inode.id, 1);
         }
@@ -196,15 +266,11 @@ impl<S: Store> Core<S> {
     }
 
     /// The entry part of a READDIRPLUS name that is not looked up.
-    fn no_entry(&self, ino: u64, kind: Kind) -> Entry {
-        let mode = match kind {
-            Kind::File => libc::S_IFREG,
-            Kind::Dir => libc::S_IFDIR,
-        };
+    fn no_entry(&self, ino: u64, file_type: u32) -> Entry {
         Entry {
             nodeid: NodeId(0),
             generation: 0,
-            attr: crate::fs::Attr { ino, mode, ..Default::default() },
+            attr: crate::fs::Attr { ino, mode: file_type, ..Default::default() },
             entry_timeout: std::time::Duration::ZERO,
             attr_timeout: std::time::Duration::ZERO,
         }

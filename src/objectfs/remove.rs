@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::conflict::is_conflict;
 use super::core::{Core, READ_BLOCK};
 use super::inode::Inode;
 use super::upload::hidden_name;
-use crate::fs::{Entry, Errno, NodeId, Result};
-use crate::store::{Condition, Kind, Meta, Store};
+use crate::fs::{Context, Entry, Errno, NodeId, Result};
+use crate::store::{Condition, Details, Kind, Meta, Store};
 
 /// What happens to the object at the name of an open file that goes.
 pub(super) enum Leaving {
@@ -19,35 +20,50 @@ pub(super) enum Leaving {
 
 impl<S: Store> Core<S> {
     /// FUSE_MKDIR: a marker object where the store has no directories of its own.
-    pub(super) async fn mkdir(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
-        let name = Self::new_name(name)?;
+    pub(super) async fn mkdir(
+        &self,
+        ctx: Context,
+        parent: NodeId,
+        name: &[u8],
+        (mode, umask): (u32, u32),
+    ) -> Result<Entry> {
+        let name = Self::new_name(parent, name)?;
         match self.resolve(parent, name).await {
             Ok(_) => return Err(Errno::EEXIST),
             Err(Errno::ENOENT) => {}
             Err(other) => return Err(other),
         }
+        let attributes = self.birth(ctx, parent, libc::S_IFDIR, mode, umask)?.attributes();
         let _paths_stay = self.renaming.read().await;
         let path = self.tree().path_of(parent, name)?;
         crate::store::path::check_path(&path)?;
-        self.remote.create_dir(path, None).await?;
-        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None };
+        self.settle(&path).await;
+        self.remote.create_dir(path, attributes.clone().map(Box::new)).await?;
+        let details = attributes.map(|attributes| Box::new(Details { attributes, ..Details::default() }));
+        let born = details.is_some();
+        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details };
         let mut tree = self.tree();
         tree.mark_changed(parent);
         let inode = tree.adopt(parent, name, &meta, Instant::now())?;
         tree.remember(inode.id);
         drop(tree);
-        inode.state().touch();
+        if !born {
+            inode.state().touch();
+        }
         Ok(self.entry(&inode))
     }
 
     /// FUSE_RMDIR.
     pub(super) async fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        let name = Self::old_name(name)?;
+        let name = Self::old_name(parent, name)?;
         let inode = self.resolve(parent, name).await?;
         inode.dir()?;
         let _paths_stay = self.renaming.read().await;
+        // Storing the attributes of a directory makes it.
+        let _no_attributes = inode.upload.lock().await;
         let path = self.tree().path_of(parent, name)?;
         self.no_local_children(inode.id)?;
+        self.settle_all().await?;
         self.keep_dir(parent).await?;
         let result = self.remote.remove_dir(path).await;
         if result.is_ok() || result.as_ref().is_err_and(super::lookup::gone) {
@@ -78,14 +94,17 @@ impl<S: Store> Core<S> {
             return Ok(());
         }
         let path = self.tree().path(dir)?;
-        self.remote.create_dir(path, None).await?;
-        inode.state().marker = Some(true);
+        let sent = inode.state().outgoing(&inode, self.config.posix);
+        self.remote.create_dir(path, sent.attributes.clone()).await?;
+        let mut state = inode.state();
+        state.marker = Some(true);
+        state.posix.arrived(&sent);
         Ok(())
     }
 
     /// FUSE_UNLINK. A file that is open stays whole for those who have it open.
     pub(super) async fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<()> {
-        let name = Self::old_name(name)?;
+        let name = Self::old_name(parent, name)?;
         let inode = self.resolve(parent, name).await?;
         inode.file()?;
         if !self.capabilities.write {
@@ -106,7 +125,7 @@ impl<S: Store> Core<S> {
             (state.content.base().is_some(), state.shadows)
         };
         if shadows || (in_store && !self.keep_open(&inode, &path, Leaving::Deleted).await?) {
-            self.remote.delete(path).await?;
+            self.delete_object(path, parent, name).await?;
         }
         let mut tree = self.tree();
         tree.mark_changed(parent);
@@ -115,8 +134,7 @@ impl<S: Store> Core<S> {
     }
 
     /// Before the name `path` of `inode` goes: if it is open, keeps its bytes, in memory if they are few, else in a hidden object.
-    /// Those that somebody else replaced cannot be kept, and its handles say ESTALE. Returns whether the object is no longer at
-    /// `path`.
+    /// Returns whether the object is no longer at `path`.
     pub(super) async fn keep_open(&self, inode: &Arc<Inode>, path: &str, leaving: Leaving) -> Result<bool> {
         {
             let mut state = inode.state();
@@ -131,14 +149,17 @@ impl<S: Store> Core<S> {
         if inode.state().content.size() <= (self.blocks.len() / 8) as u64 && self.keep_in_memory(inode).await {
             return Ok(false);
         }
-        if !self.base_stands(inode, path).await? {
-            inode.state().content.disown();
-            return Ok(false);
-        }
         let hidden = hidden_name();
-        let (meta, moved) = match leaving {
-            Leaving::Deleted => (self.remote.rename_file(path, hidden.as_str(), Condition::Any).await?, true),
-            Leaving::Replaced => (self.remote.copy(path, hidden.as_str()).await?, false),
+        let version = inode.state().object_version();
+        let (kept, moved) = match leaving {
+            Leaving::Deleted => (self.remote.rename_file(path, hidden.as_str(), Condition::Any, version).await, true),
+            Leaving::Replaced => (self.remote.copy(path, hidden.as_str(), version).await, false),
+        };
+        let meta = match kept {
+            Ok(meta) => meta,
+            // Somebody else has replaced or deleted it: to those who have it open it is stale.
+            Err(error) if is_conflict(&error) => return Ok(false),
+            Err(error) => return Err(error.into()),
         };
         let mut state = inode.state();
         state.content.rebase(meta.version());

@@ -7,7 +7,7 @@ use super::inode::Inode;
 use super::lookup::gone;
 use super::remove::Leaving;
 use crate::fs::{Errno, NodeId, Result};
-use crate::store::{Condition, Kind, Store};
+use crate::store::{Condition, Kind, Meta, Store, StoreErrorKind};
 
 /// A name in a directory.
 #[derive(Clone, Copy)]
@@ -29,8 +29,8 @@ impl<S: Store> Core<S> {
         if flags & !libc::RENAME_NOREPLACE != 0 {
             return Err(Errno::EINVAL);
         }
-        let from = Place { parent, name: Self::old_name(name)? };
-        let to = Place { parent: new_parent, name: Self::new_name(new_name)? };
+        let from = Place { parent, name: Self::old_name(parent, name)? };
+        let to = Place { parent: new_parent, name: Self::new_name(new_parent, new_name)? };
         let source = self.resolve(from.parent, from.name).await?;
         let target = match self.resolve(to.parent, to.name).await {
             Ok(inode) => Some(inode),
@@ -47,7 +47,12 @@ impl<S: Store> Core<S> {
         }
         match source.kind {
             Kind::File => self.rename_file(&source, from, target.as_ref(), to, noreplace).await,
-            Kind::Dir => self.rename_dir(&source, from, target.as_ref(), to).await,
+            Kind::Dir => {
+                self.rename_dir(&source, from, target.as_ref(), to).await?;
+                // It has its new name whatever becomes of this; what fails is tried again.
+                let _ = self.upload(&source).await;
+                Ok(())
+            }
         }
     }
 
@@ -83,14 +88,12 @@ impl<S: Store> Core<S> {
             None => None,
         };
         let (old, new) = self.paths(source, from, to)?;
+        self.settle(&new).await;
+        self.keep_dir(from.parent).await?;
         let (in_store, shadows) = {
             let state = source.state();
             (state.content.base().is_some(), state.shadows)
         };
-        if in_store {
-            self.must_stand(source, &old).await?;
-        }
-        self.keep_dir(from.parent).await?;
         let mut over_object = false;
         if let Some(target) = target {
             let target_shadows = target.state().shadows;
@@ -102,17 +105,13 @@ impl<S: Store> Core<S> {
         }
         if in_store {
             let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
-            let meta = self.remote.rename_file(old, new, when).await?;
-            let fresh = self.tree().content_id();
+            let meta = match self.rename_with_attributes(source, &old, &new, &when).await? {
+                Some(meta) => meta,
+                None => self.rename_object(source, old, new, when).await?,
+            };
             let mut state = source.state();
             let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
-            let held = state.open > 0 || state.content.is_dirty();
-            if held || state.etag.is_some() && state.etag == meta.etag {
-                state.content.rebase(meta.version());
-            } else {
-                // Nobody asked whether it was the version that is known.
-                state.content.replace(meta.version(), fresh);
-            }
+            state.content.rebase(meta.version());
             state.committed(&meta);
             // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
             state.own_mtime = own_mtime;
@@ -124,23 +123,52 @@ impl<S: Store> Core<S> {
             state.exclusive = noreplace;
             state.shadows = over_object;
         }
-        self.tree().rename(source.id, to.parent, to.name)
+        self.tree().rename(source.id, to.parent, to.name)?;
+        if !source.state().content.is_dirty() {
+            // As for a directory.
+            let _ = self.save_attributes(source).await;
+        }
+        Ok(())
     }
 
-    /// Before the object `path` of `inode` moves, which gives it another version: if somebody needs the bytes that are known, they
-    /// must be the ones that move, or those who have it open would see a mix.
-    ///
-    /// # Errors
-    /// ESTALE: somebody else replaced the object under what the guest wrote. ENOENT: or deleted it.
-    async fn must_stand(&self, inode: &Arc<Inode>, path: &str) -> Result<()> {
-        let (open, dirty) = {
-            let state = inode.state();
-            (state.open > 0, state.content.is_dirty())
-        };
-        if !open && !dirty || self.base_stands(inode, path).await? {
-            return Ok(());
+    /// Renames the object of `source` and stores its changed attributes in one: where renaming is copying anyway, with the copy.
+    /// `None`: that is no gain, or somebody else has changed the object.
+    async fn rename_with_attributes(
+        &self,
+        source: &Arc<Inode>,
+        old: &str,
+        new: &str,
+        when: &Condition,
+    ) -> Result<Option<Meta>> {
+        if self.capabilities.rename || source.state().moved {
+            return Ok(None);
         }
-        if dirty { Err(Errno::ESTALE) } else { self.revalidate(inode).await }
+        let Some((base, sent)) = self.begin_save(source, old) else { return Ok(None) };
+        let meta = match self.compose_whole(source, new, base, when.clone(), &sent).await {
+            Ok(meta) => meta,
+            Err(error) if matches!(error.kind, StoreErrorKind::VersionMismatch | StoreErrorKind::NotFound) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.remote.delete(old).await?;
+        Ok(Some(meta))
+    }
+
+    /// Renames the object of `source`. What somebody else has put in its place is renamed just as well, unless the guest's changes
+    /// lie over the version that is gone.
+    async fn rename_object(&self, source: &Arc<Inode>, old: String, new: String, when: Condition) -> Result<Meta> {
+        let version = source.state().object_version();
+        match self.remote.rename_file(old.as_str(), new.as_str(), when.clone(), version).await {
+            Err(error) if error.kind == StoreErrorKind::VersionMismatch => {}
+            answer => return Ok(answer?),
+        }
+        if source.state().content.is_dirty() {
+            return Err(Errno::ESTALE);
+        }
+        self.revalidate(source).await?;
+        let version = source.state().object_version();
+        Ok(self.remote.rename_file(old, new, when, version).await?)
     }
 
     async fn rename_dir(
@@ -152,22 +180,14 @@ impl<S: Store> Core<S> {
     ) -> Result<()> {
         let _nothing_else = self.renaming.write().await;
         let (old, new) = self.paths(source, from, to)?;
+        self.settle_all().await?;
         if self.tree().is_below(to.parent, source.id) {
             return Err(Errno::EINVAL);
         }
         if let Some(target) = target {
             self.no_local_children(target.id)?;
         }
-        let below = self.tree().below(source.id);
-        for inode in below {
-            if inode.state().content.base().is_some() {
-                let path = self.tree().path(inode.id)?;
-                match self.must_stand(&inode, &path).await {
-                    Err(Errno::ENOENT) => {}
-                    other => other?,
-                }
-            }
-        }
+        self.versions_stand(source).await?;
         self.keep_dir(from.parent).await?;
         match self.remote.rename_dir(old, new).await {
             // Others emptied it, but it has files that the store does not have yet.
@@ -180,9 +200,8 @@ impl<S: Store> Core<S> {
             tree.rename(source.id, to.parent, to.name)?;
             for inode in tree.below(source.id) {
                 let mut state = inode.state();
-                let held = state.open > 0 || state.content.is_dirty();
                 // What nobody holds is known anew when it is opened.
-                state.moved = inode.kind == Kind::File && state.content.base().is_some() && held;
+                state.moved = inode.kind == Kind::File && state.content.base().is_some() && state.is_held();
                 state.asked = None;
                 state.own_mtime = true;
                 if state.moved {
@@ -194,6 +213,32 @@ impl<S: Store> Core<S> {
         for inode in moved {
             // If it cannot be told now, it is asked again before it is read or uploaded.
             let _ = self.rebase_moved(&inode).await;
+        }
+        Ok(())
+    }
+
+    /// Before the objects below `dir` move, which gives them other versions: those of which somebody holds bytes must be the versions
+    /// that are known, or what moves would be taken for them.
+    ///
+    /// # Errors
+    /// ESTALE: somebody else replaced an object under what the guest wrote.
+    async fn versions_stand(&self, dir: &Inode) -> Result<()> {
+        let below = self.tree().below(dir.id);
+        for inode in below {
+            let held = {
+                let state = inode.state();
+                state.content.base().is_some() && !state.moved && state.is_held()
+            };
+            if !held || self.base_stands(&inode, &self.object_path(&inode)?).await? {
+                continue;
+            }
+            if inode.state().content.is_dirty() {
+                return Err(Errno::ESTALE);
+            }
+            match self.revalidate(&inode).await {
+                Err(Errno::ENOENT) => {}
+                other => other?,
+            }
         }
         Ok(())
     }

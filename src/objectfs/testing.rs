@@ -30,6 +30,10 @@ pub struct Bucket {
     cursors: Vec<String>,
     /// Names of the operations so far.
     pub log: Vec<&'static str>,
+    /// Bytes read so far.
+    pub read: u64,
+    /// Bytes sent so far.
+    pub sent: u64,
 }
 
 impl Bucket {
@@ -103,11 +107,12 @@ impl MemStore {
         if matches { Ok(object.clone()) } else { Err(StoreErrorKind::VersionMismatch) }
     }
 
-    fn read(&self, bucket: &Bucket, path: &str, version: &Version, offset: u64, dest: Slice) -> Answer<Reply> {
+    fn read(&self, bucket: &mut Bucket, path: &str, version: &Version, offset: u64, dest: Slice) -> Answer<Reply> {
         let object = Self::check(bucket, path, version)?;
         let end = offset as usize + dest.len as usize;
         let bytes = object.bytes.get(offset as usize..end).ok_or(StoreErrorKind::Io)?;
         assert!(self.pool.write(dest.offset, bytes), "slice inside the pool");
+        bucket.read += u64::from(dest.len);
         Ok(Reply::Unit)
     }
 
@@ -136,6 +141,7 @@ impl MemStore {
                     bytes.extend_from_slice(&old[offset as usize..(offset + len) as usize]);
                 }
                 Segment::Data(slice) => {
+                    bucket.sent += u64::from(slice.len);
                     let start = bytes.len();
                     bytes.resize(start + slice.len as usize, 0);
                     assert!(self.pool.read(slice.offset, &mut bytes[start..]), "slice inside the pool");
@@ -257,12 +263,18 @@ impl MemStore {
                 }
                 bucket.objects.remove(&marker).map(|_| Reply::Unit).ok_or(StoreErrorKind::NotFound)
             }
-            Op::Copy { from, to } => {
+            Op::Copy { from, to, version } => {
+                if let Some(version) = version {
+                    Self::check(bucket, from, version)?;
+                }
                 let object = bucket.objects.get(from).cloned().ok_or(StoreErrorKind::NotFound)?;
                 bucket.put_with(to, &object.bytes, object.attributes);
                 Ok(Reply::Meta(bucket.object_meta(to).expect("just put")))
             }
-            Op::RenameFile { from, to, when } => {
+            Op::RenameFile { from, to, when, version } => {
+                if let Some(version) = version {
+                    Self::check(bucket, from, version)?;
+                }
                 if *when == Condition::IfAbsent && bucket.objects.contains_key(to) {
                     return Err(StoreErrorKind::Exists);
                 }

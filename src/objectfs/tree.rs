@@ -3,21 +3,31 @@
 //! Invariants
 //! (1) A node with a place is in its parent's `children` under that name, and the other way round.
 //! (2) A node stays while the guest holds lookups on it, while it has children, while it is open, and while the store
-//!     lacks some of its bytes; the root stays for ever.
+//!     lacks some of its bytes or attributes; the root stays for ever.
 //! (3) nodeids are never used twice.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::attributes::Birth;
 use super::inode::Inode;
+use super::save::Pending;
 use crate::cache::ContentId;
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::path::{NAME_MAX, PATH_MAX};
 use crate::store::{Kind, Meta};
 
-/// Start of the names under which the objects of unlinked open files are kept; nobody sees or makes such names.
+/// Start of the names under which the objects of unlinked open files are kept.
 pub const HIDDEN_PREFIX: &str = ".ovfs-unlinked-";
+
+/// Start of the names in the root that are ours: nobody sees or makes them.
+const RESERVED_PREFIX: &str = ".ovfs-";
+
+/// Whether the name is one of ours.
+pub fn is_reserved(parent: NodeId, name: &str) -> bool {
+    parent == NodeId::ROOT && name.starts_with(RESERVED_PREFIX)
+}
 
 #[derive(Debug)]
 struct Node {
@@ -46,16 +56,24 @@ pub struct Tree {
     /// Modification time of directories of which the store knows none.
     start_ns: i64,
     limit: usize,
+    /// Where directories are noted whose changed times the store is to keep.
+    pending: Arc<Pending>,
 }
 
 impl Tree {
     /// Only the root, with room for `limit` nodes.
     pub fn new(start_ns: i64, limit: usize) -> Tree {
-        let mut tree = Tree { nodes: HashMap::new(), next_id: 2, next_content: 1, start_ns, limit };
+        let mut tree =
+            Tree { nodes: HashMap::new(), next_id: 2, next_content: 1, start_ns, limit, pending: Arc::default() };
         let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None };
         let root = Inode::of_store(NodeId::ROOT, &meta, Instant::now(), ContentId(0), start_ns);
         tree.nodes.insert(NodeId::ROOT, Node::new(root, None));
         tree
+    }
+
+    /// The inodes whose changed attributes wait to be stored.
+    pub fn pending(&self) -> Arc<Pending> {
+        Arc::clone(&self.pending)
     }
 
     /// A number for bytes that had none yet.
@@ -149,7 +167,7 @@ impl Tree {
     }
 
     /// Notes that `name` below `parent` is no more.
-    fn mark_removed(&mut self, parent: NodeId, name: String) {
+    pub fn mark_removed(&mut self, parent: NodeId, name: String) {
         if let Some(node) = self.nodes.get_mut(&parent) {
             let now = Instant::now();
             if node.removed.len() >= REMOVED_MAX {
@@ -163,7 +181,13 @@ impl Tree {
     /// Notes that names below `parent` change through us: its modification time is now.
     pub fn mark_changed(&self, parent: NodeId) {
         if let Some(node) = self.nodes.get(&parent) {
-            node.inode.state().touch();
+            let mut state = node.inode.state();
+            state.touch();
+            if state.posix.mtime_kept && !state.unlinked {
+                let now = state.mtime_ns;
+                state.posix.change(now);
+                self.pending.note(parent);
+            }
         }
     }
 
@@ -187,13 +211,13 @@ impl Tree {
     }
 
     /// Takes in what the store said of `name` below `parent` when asked at `asked`: updates the node that is there, or puts
-    /// one there. A node of the other kind loses its name.
+    /// one there. A node of another kind or type loses its name.
     ///
     /// # Errors
     /// EBADF: `parent` is gone. ENOMEM: too many nodes.
     pub fn adopt(&mut self, parent: NodeId, name: &str, meta: &Meta, asked: Instant) -> Result<Arc<Inode>> {
         if let Some(inode) = self.child(parent, name) {
-            if inode.kind == meta.kind {
+            if inode.is(meta) {
                 let fresh = self.content_id();
                 inode.state().observe(inode.kind, meta, asked, || fresh);
                 return Ok(inode);
@@ -214,11 +238,11 @@ impl Tree {
     ///
     /// # Errors
     /// EEXIST; EBADF: `parent` is gone; ENOMEM: too many nodes.
-    pub fn create(&mut self, parent: NodeId, name: &str, exclusive: bool) -> Result<Arc<Inode>> {
+    pub fn create(&mut self, parent: NodeId, name: &str, exclusive: bool, birth: Birth) -> Result<Arc<Inode>> {
         if self.child(parent, name).is_some() {
             return Err(Errno::EEXIST);
         }
-        let inode = self.place(parent, name, |_, id| Inode::new_file(id, exclusive))?;
+        let inode = self.place(parent, name, |_, id| Inode::new_file(id, exclusive, birth))?;
         self.mark_changed(parent);
         Ok(inode)
     }
@@ -336,7 +360,8 @@ impl Tree {
                 return;
             }
             let state = node.inode.state();
-            if state.open > 0 || (state.content.is_dirty() && !state.unlinked) {
+            let dirty = state.content.is_dirty() || state.attributes_dirty() || state.saving;
+            if state.open > 0 || (dirty && !state.unlinked) {
                 return;
             }
             drop(state);

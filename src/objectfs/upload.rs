@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
+use super::conflict::is_conflict;
 use super::core::{Core, READ_BLOCK};
 use super::inode::Inode;
 use super::tree::HIDDEN_PREFIX;
@@ -25,14 +26,14 @@ const UPLOADS_AT_ONCE: usize = 16;
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 impl<S: Store> Core<S> {
-    /// Makes the store have what the guest wrote to `inode`. Unlinked files have no one to be written for.
+    /// Makes the store have what the guest wrote to `inode`, and what it set of its attributes. Unlinked files have no one to be written for.
     ///
     /// # Errors
     /// What the store says; ESTALE when somebody else changed the object since (nothing of theirs is overwritten).
     pub(super) async fn upload(&self, inode: &Arc<Inode>) -> Result<()> {
         {
             let state = inode.state();
-            if state.unlinked || !state.content.is_dirty() {
+            if state.unlinked || !(state.content.is_dirty() || state.attributes_dirty()) {
                 return Ok(());
             }
         }
@@ -55,11 +56,15 @@ impl<S: Store> Core<S> {
 
     /// The upload itself; the caller holds `renaming` and the inode's upload lock.
     pub(super) async fn compose(&self, inode: &Arc<Inode>) -> Result<()> {
+        if !inode.state().content.is_dirty() {
+            return self.save_attributes(inode).await;
+        }
         if inode.state().moved && inode.state().content.needs_base() {
             self.rebase_moved(inode).await?;
         }
         let (path, hidden) = self.upload_path(inode)?;
-        let (upload, when, base) = {
+        self.settle(&path).await;
+        let (upload, when, base, sent) = {
             let mut state = inode.state();
             let exclusive = state.exclusive;
             let Some(upload) = state.content.begin_upload() else { return Ok(()) };
@@ -70,11 +75,18 @@ impl<S: Store> Core<S> {
                 _ => Condition::Any,
             };
             let base = upload.base.clone().map(|version| Base { path: path.clone(), version });
-            (upload, when, base)
+            (upload, when, base, state.outgoing(inode, self.config.posix))
         };
         let answer = self
             .remote
-            .compose(path.clone(), base.into_iter().collect(), when, upload.segments, None, upload.keep)
+            .compose(
+                path.clone(),
+                base.into_iter().collect(),
+                when,
+                upload.segments,
+                sent.attributes.clone(),
+                upload.keep,
+            )
             .await;
         let meta = match answer {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => meta,
@@ -84,13 +96,22 @@ impl<S: Store> Core<S> {
                 log::error!("{path:?}: the store has {} bytes where {} were sent", meta.size, upload.size);
                 return Err(Errno::EIO);
             }
-            Err(error) => return Err(self.upload_failed(inode, &path, error)),
+            Err(error) => {
+                if !hidden && is_conflict(&error) {
+                    inode.state().content.roll_back();
+                    if let Some(resolved) = self.resolve_conflict(inode, &path, &error).await {
+                        return resolved;
+                    }
+                }
+                return Err(self.upload_failed(inode, &path, error));
+            }
         };
         let id = self.tree().content_id();
         let whole = {
             let mut state = inode.state();
             let whole = state.content.commit(meta.version(), id);
             state.committed(&meta);
+            state.posix.arrived(&sent);
             whole
         };
         if let Some(whole) = whole {
@@ -206,6 +227,12 @@ impl<S: Store> Core<S> {
             if let Err(error) = result {
                 first_error.get_or_insert(error);
             }
+        }
+        if let Err(error) = self.save_all(end).await {
+            first_error.get_or_insert(error);
+        }
+        if let Err(error) = self.settle_all().await {
+            first_error.get_or_insert(error);
         }
         let left: u64 = self.dirty_files().iter().map(|inode| inode.state().content.size()).sum();
         (left, first_error)

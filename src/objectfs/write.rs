@@ -14,11 +14,8 @@ use crate::store::Store;
 /// Most dirty runs of one file; with more, its upload would not fit one message.
 const EXTENTS_MAX: usize = 32_768;
 
-/// Most bytes that one COPY_FILE_RANGE copies; the guest asks again for the rest.
-const COPY_MAX: u64 = 8 << 20;
-
 impl<S: Store> Core<S> {
-    fn writable(&self, nodeid: crate::fs::NodeId, handle: crate::fs::Handle) -> Result<Arc<OpenFile>> {
+    pub(super) fn writable(&self, nodeid: crate::fs::NodeId, handle: crate::fs::Handle) -> Result<Arc<OpenFile>> {
         let file = self.handles.file(nodeid, handle)?;
         if file.writable { Ok(file) } else { Err(Errno::EBADF) }
     }
@@ -36,7 +33,13 @@ impl<S: Store> Core<S> {
         Ok(len)
     }
 
-    async fn write_at(&self, file: &OpenFile, offset: u64, len: usize, data: &mut impl Source) -> Result<()> {
+    pub(super) async fn write_at(
+        &self,
+        file: &OpenFile,
+        offset: u64,
+        len: usize,
+        data: &mut impl Source,
+    ) -> Result<()> {
         let end = offset.checked_add(len as u64).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
         if self.capabilities.size_max.is_some_and(|max| end > max) {
             return Err(Errno::EFBIG);
@@ -152,92 +155,5 @@ impl<S: Store> Core<S> {
         }
         state.touch();
         Ok(())
-    }
-
-    /// FUSE_COPY_FILE_RANGE: through our memory, without the guest's.
-    pub(super) async fn copy_file_range(&self, from: FileAt, to: FileAt, len: u64) -> Result<usize> {
-        let source = self.handles.file(from.nodeid, from.handle)?;
-        let target = self.writable(to.nodeid, to.handle)?;
-        let size = source.inode.state().content.size();
-        let len = len.min(COPY_MAX).min(size.saturating_sub(from.offset));
-        if source.inode.id == target.inode.id && from.offset < to.offset + len && to.offset < from.offset + len {
-            return Err(Errno::EINVAL);
-        }
-        let mut done: u64 = 0;
-        while done < len {
-            let mut piece = Copied::with_room(usize::try_from(len - done).unwrap_or(usize::MAX).min(EXTENT_BLOCK_MAX));
-            let read = crate::fs::Read {
-                nodeid: from.nodeid,
-                handle: from.handle,
-                offset: from.offset + done,
-                size: u32::try_from(piece.room).unwrap_or(u32::MAX),
-                lock_owner: None,
-                flags: 0,
-            };
-            let n = self.read(read, &mut piece).await?;
-            if n == 0 {
-                break;
-            }
-            self.write_at(&target, to.offset + done, n, &mut piece).await?;
-            done += n as u64;
-        }
-        usize::try_from(done).map_err(|_| Errno::EOVERFLOW)
-    }
-}
-
-/// Bytes on their way from one file to another.
-struct Copied {
-    bytes: Vec<u8>,
-    taken: usize,
-    room: usize,
-}
-
-impl Copied {
-    fn with_room(room: usize) -> Copied {
-        Copied { bytes: Vec::with_capacity(room), taken: 0, room }
-    }
-}
-
-impl crate::fs::Sink for Copied {
-    fn remaining(&self) -> usize {
-        self.room - self.bytes.len()
-    }
-
-    fn put(&mut self, data: &[u8]) -> std::io::Result<()> {
-        if data.len() > crate::fs::Sink::remaining(self) {
-            return Err(std::io::ErrorKind::WriteZero.into());
-        }
-        self.bytes.extend_from_slice(data);
-        Ok(())
-    }
-
-    fn put_zeros(&mut self, len: usize) -> std::io::Result<()> {
-        if len > crate::fs::Sink::remaining(self) {
-            return Err(std::io::ErrorKind::WriteZero.into());
-        }
-        self.bytes.resize(self.bytes.len() + len, 0);
-        Ok(())
-    }
-
-    fn put_from_file(&mut self, _: &std::fs::File, _: usize, _: u64, _: i32) -> std::io::Result<usize> {
-        Err(std::io::ErrorKind::Unsupported.into())
-    }
-}
-
-impl Source for Copied {
-    fn remaining(&self) -> usize {
-        self.bytes.len() - self.taken
-    }
-
-    fn take(&mut self, buf: &mut [u8]) -> std::io::Result<()> {
-        let end = self.taken + buf.len();
-        let from = self.bytes.get(self.taken..end).ok_or(std::io::ErrorKind::UnexpectedEof)?;
-        buf.copy_from_slice(from);
-        self.taken = end;
-        Ok(())
-    }
-
-    fn take_to_file(&mut self, _: &std::fs::File, _: usize, _: u64, _: i32) -> std::io::Result<usize> {
-        Err(std::io::ErrorKind::Unsupported.into())
     }
 }

@@ -102,10 +102,12 @@ pub enum Op {
     CreateDir { path: String, attributes: Option<Box<Attributes>> },
     /// Deletes the directory `path` if it is empty (else NotEmpty; NotFound if there is none). → [`Reply::Unit`]
     RemoveDir { path: String },
-    /// Copies an object inside the store; an existing target is replaced. → [`Reply::Meta`] of the target
-    Copy { from: String, to: String },
-    /// Renames an object; an existing target is replaced, unless `when` says IfAbsent (Exists). → [`Reply::Meta`] of the target
-    RenameFile { from: String, to: String, when: Condition },
+    /// Copies an object inside the store; an existing target is replaced. With `version`, answers VersionMismatch if the object
+    /// is no longer that one. → [`Reply::Meta`] of the target
+    Copy { from: String, to: String, version: Option<Version> },
+    /// Renames an object; an existing target is replaced, unless `when` says IfAbsent (Exists). `version` as with
+    /// [`Op::Copy`]. → [`Reply::Meta`] of the target
+    RenameFile { from: String, to: String, when: Condition, version: Option<Version> },
     /// Renames a directory with all below it; `to` must not exist or be an empty directory. → [`Reply::Unit`]
     RenameDir { from: String, to: String },
 }

@@ -158,8 +158,13 @@ impl<S: Store> Remote<S> {
     ///
     /// # Errors
     /// As [`Store::perform`]'s.
-    pub async fn copy(&self, from: impl Into<String>, to: impl Into<String>) -> Result<Meta, StoreError> {
-        self.meta(Op::Copy { from: from.into(), to: to.into() }, Box::new(())).await
+    pub async fn copy(
+        &self,
+        from: impl Into<String>,
+        to: impl Into<String>,
+        version: Option<Version>,
+    ) -> Result<Meta, StoreError> {
+        self.meta(Op::Copy { from: from.into(), to: to.into(), version }, Box::new(())).await
     }
 
     /// [`Op::RenameFile`]
@@ -171,8 +176,9 @@ impl<S: Store> Remote<S> {
         from: impl Into<String>,
         to: impl Into<String>,
         when: Condition,
+        version: Option<Version>,
     ) -> Result<Meta, StoreError> {
-        self.meta(Op::RenameFile { from: from.into(), to: to.into(), when }, Box::new(())).await
+        self.meta(Op::RenameFile { from: from.into(), to: to.into(), when, version }, Box::new(())).await
     }
 
     /// [`Op::RenameDir`]

@@ -1,8 +1,8 @@
 //! A directory that nothing leads out of.
 //!
 //! Every path is resolved by the kernel below the root's descriptor (openat2(2), RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS), so
-//! neither `..` nor a symbolic link, even one put there between two of our calls, can name anything outside. What is
-//! neither file nor directory does not exist here.
+//! neither `..` nor a symbolic link, even one put there between two of our calls, can name anything outside. A link as the
+//! last component is opened as the link that it is, and only to be looked at (O_PATH).
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -10,13 +10,18 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::c_int;
 
+use super::status::{Stat, fstat};
+
 /// The resolution of every path: below the root, through no symbolic link.
 const RESOLVE: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
 
 /// How often a resolution that was disturbed by a rename is repeated.
 const ATTEMPTS: u32 = 16;
 
-fn check(result: c_int) -> io::Result<c_int> {
+/// Longest target of a symbolic link in bytes, as in every Linux file system.
+pub(super) const LINK_MAX: usize = 4095;
+
+pub(super) fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
@@ -51,13 +56,18 @@ impl Root {
         Ok((self.open_below(dir, libc::O_RDONLY | libc::O_DIRECTORY)?, c_string(name)?))
     }
 
-    /// What is at `path`; `None`: nothing that can be shown.
-    pub fn stat(&self, path: &str) -> io::Result<Option<libc::stat64>> {
+    /// What is at `path`, not followed; `None`: nothing.
+    pub fn stat(&self, path: &str) -> io::Result<Option<Stat>> {
         match self.open_below(path, libc::O_PATH) {
-            Ok(fd) => Ok(Some(fstat(&fd)?).filter(shown)),
+            Ok(fd) => fstat(&fd).map(Some),
             Err(e) if is_nothing(&e) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// The descriptor, for calls that take one and a path.
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
     }
 }
 
@@ -92,35 +102,29 @@ pub(super) fn is_nothing(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENXIO))
 }
 
-/// Whether it is a file or a directory.
-pub(super) fn shown(stat: &libc::stat64) -> bool {
-    matches!(stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR)
-}
-
-pub(super) fn is_dir(stat: &libc::stat64) -> bool {
-    stat.st_mode & libc::S_IFMT == libc::S_IFDIR
-}
-
-pub(super) fn fstat(fd: &impl AsRawFd) -> io::Result<libc::stat64> {
-    // SAFETY: stat64 is plain data for which zeros are valid.
-    let mut stat = unsafe { std::mem::zeroed() };
-    // SAFETY: an open descriptor and a struct to fill.
-    check(unsafe { libc::fstat64(fd.as_raw_fd(), &raw mut stat) })?;
-    Ok(stat)
-}
-
-/// What `name` in `dir` is, not followed; `None`: nothing at all.
-pub(super) fn stat_in(dir: &impl AsRawFd, name: &CStr) -> io::Result<Option<libc::stat64>> {
-    // SAFETY: stat64 is plain data for which zeros are valid.
-    let mut stat = unsafe { std::mem::zeroed() };
-    // SAFETY: an open descriptor, a C string and a struct to fill.
-    let result =
-        check(unsafe { libc::fstatat64(dir.as_raw_fd(), name.as_ptr(), &raw mut stat, libc::AT_SYMLINK_NOFOLLOW) });
-    match result {
-        Ok(_) => Ok(Some(stat)),
-        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(e) => Err(e),
+/// The text of the symbolic link open as `fd`.
+pub(super) fn read_link(fd: &impl AsRawFd) -> io::Result<Vec<u8>> {
+    let mut text = vec![0u8; LINK_MAX + 1];
+    // SAFETY: an open descriptor, a C string and a buffer of the given length.
+    let len = unsafe { libc::readlinkat(fd.as_raw_fd(), c"".as_ptr(), text.as_mut_ptr().cast(), text.len()) };
+    let len = usize::try_from(len).map_err(|_| io::Error::last_os_error())?;
+    if len > LINK_MAX {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
     }
+    text.truncate(len);
+    Ok(text)
+}
+
+/// symlinkat(2).
+pub(super) fn symlink_in(target: &CStr, dir: &impl AsRawFd, name: &CStr) -> io::Result<()> {
+    // SAFETY: an open descriptor and two C strings.
+    check(unsafe { libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr()) }).map(drop)
+}
+
+/// mknodat(2), for what is no device.
+pub(super) fn mknod_in(dir: &impl AsRawFd, name: &CStr, mode: u32) -> io::Result<()> {
+    // SAFETY: an open descriptor and a C string.
+    check(unsafe { libc::mknodat(dir.as_raw_fd(), name.as_ptr(), mode, 0) }).map(drop)
 }
 
 /// mkdirat(2).

@@ -1,30 +1,41 @@
 //! The service `fs`: a directory of this machine.
 //!
 //! It is served by system calls, not by OpenDAL's service, which follows symbolic links out of its root, loses modes,
-//! creates what is missing and cannot rename onto nothing only. What a guest sees is the same: files and directories.
-//! All of it blocks, so all of it runs on tokio's threads for that.
+//! creates what is missing and cannot rename onto nothing only. What a guest sees is the same: files and directories; where the
+//! mount keeps POSIX attributes also symbolic links, FIFOs and sockets, with the attributes that the file system has of each.
+//! Nothing here ever follows a link, and nothing opens what is special. All of it blocks, so all of it runs on tokio's
+//! threads for that.
 
+mod attributes;
 mod compose;
 mod confine;
+mod opened;
+mod reserved;
+mod status;
 mod temporary;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::CString;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use self::confine::{DirStream, Root, fstat, is_dir, is_nothing, mkdir_in, rename_in, shown, stat_in, unlink_in};
+use self::attributes::{XATTRS_MAX, apply, apply_times, details, told_type, xattrs};
+use self::confine::{DirStream, Root, is_nothing, mkdir_in, rename_in, unlink_in};
+use self::opened::{Opened, Purpose};
+use self::reserved::{UNLINKED_AGE, check_dir, check_object, is_reserved, sweep_aside};
+use self::status::{Stat, fstat, stat_in};
 use self::temporary::Temporary;
 use super::cursors::Cursors;
 use super::error::{error, os};
 use super::remote::{TEMPORARY, same_version};
+use super::run::BrokerOptions;
 use super::url::{Backend, BackendError};
 use crate::store::path::{check_name, check_path, join};
 use crate::store::{
-    Attributes, Capabilities, Condition, Kind, LIST_PAGE_MAX, ListEntry, Meta, Pool, Reply, Slice, StoreError,
-    StoreErrorKind, Version,
+    Attributes, Capabilities, Condition, LIST_PAGE_MAX, ListEntry, Meta, Pool, Reply, Slice, StoreError, StoreErrorKind,
 };
 
 /// Mode of new directories; what the guest sees is decided elsewhere.
@@ -37,24 +48,33 @@ pub(super) struct Local {
     pool: Arc<Pool>,
     listings: Cursors<DirStream>,
     hidden: AtomicU64,
+    /// Attributes are told and changed, and special files shown.
+    posix: bool,
+    /// That owners cannot be given was logged.
+    owner_refused: AtomicBool,
     /// Made when the first file is written.
     temporary: Mutex<Option<Arc<Temporary>>>,
 }
 
 impl Local {
-    /// Opens the root.
+    /// Opens the root, and unless `options` forbid changes has unlinked files removed that were left behind in it.
     ///
     /// # Errors
     /// [`BackendError::Refused`] with open(2)'s reason.
-    pub fn new(backend: &Backend, pool: &Arc<Pool>) -> Result<Local, BackendError> {
+    pub fn new(backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Local, BackendError> {
         let path = backend.config.get("root").map_or("/", String::as_str);
-        let root = Root::open(path)
-            .map_err(|e| BackendError::Refused { scheme: backend.service.scheme, why: format!("'{path}': {e}") })?;
+        let refused = |e| BackendError::Refused { scheme: backend.service.scheme, why: format!("'{path}': {e}") };
+        let root = Root::open(path).map_err(refused)?;
+        if !options.readonly {
+            sweep_aside(root.open_below("", libc::O_RDONLY | libc::O_DIRECTORY).map_err(refused)?, UNLINKED_AGE);
+        }
         Ok(Local {
             root,
             pool: Arc::clone(pool),
             listings: Cursors::default(),
             hidden: AtomicU64::new(0),
+            posix: options.posix_metadata,
+            owner_refused: AtomicBool::new(false),
             temporary: Mutex::new(None),
         })
     }
@@ -75,25 +95,59 @@ impl Local {
             write_if_match: false,
             write_if_absent: true,
             real_dirs: true,
-            attributes: false,
-            attributes_listed: false,
-            xattrs_max: 0,
+            attributes: self.posix,
+            attributes_listed: self.posix,
+            xattrs_max: if self.posix { XATTRS_MAX } else { 0 },
             size_max: None,
         })
     }
 
     /// What is at `path`.
     pub fn stat(&self, path: &str) -> Result<Meta, StoreError> {
-        let what = || format!("stat '{path}'");
-        match self.root.stat(path).map_err(|e| os(&what(), &e))? {
-            Some(stat) => Ok(meta(&stat)),
-            None => Err(error(StoreErrorKind::NotFound, format!("{}: nothing is there", what()))),
+        let fail = |e: io::Error| os(&format!("stat '{path}'"), &e);
+        let nothing = || error(StoreErrorKind::NotFound, format!("stat '{path}': nothing is there"));
+        if is_reserved(path) {
+            return Err(nothing());
         }
+        if !self.posix {
+            let stat = self.root.stat(path).map_err(fail)?.filter(|stat| self.shown(stat));
+            return stat.map(|stat| self.meta(&stat)).ok_or_else(nothing);
+        }
+        match Opened::at(self.root.fd(), path, Purpose::Read) {
+            Ok(opened) if self.shown(&opened.stat) => self.tell(&opened).map_err(fail),
+            Ok(_) => Err(nothing()),
+            Err(e) if is_nothing(&e) => Err(nothing()),
+            Err(e) => Err(fail(e)),
+        }
+    }
+
+    /// Whether guests are told of it: never of a device.
+    fn shown(&self, stat: &Stat) -> bool {
+        match stat.file_type() {
+            libc::S_IFREG | libc::S_IFDIR => true,
+            libc::S_IFLNK | libc::S_IFIFO | libc::S_IFSOCK => self.posix,
+            _ => false,
+        }
+    }
+
+    /// What listings tell.
+    fn meta(&self, stat: &Stat) -> Meta {
+        Meta { details: self.posix.then(|| details(stat, None)), ..stat.meta() }
+    }
+
+    /// All that is known of it now.
+    fn tell(&self, opened: &Opened) -> io::Result<Meta> {
+        let stat = fstat(&opened.fd)?;
+        let told = if self.posix { Some(details(&stat, xattrs(opened)?)) } else { None };
+        Ok(Meta { details: told, ..stat.meta() })
     }
 
     /// The next page of `path`.
     pub fn list(&self, path: &str, cursor: u64) -> Result<Reply, StoreError> {
         let fail = |e: io::Error| os(&format!("list '{path}'"), &e);
+        if is_reserved(path) {
+            return Err(fail(io::Error::from_raw_os_error(libc::ENOENT)));
+        }
         let mut stream = match cursor {
             0 => {
                 self.root.open_below(path, libc::O_RDONLY | libc::O_DIRECTORY).and_then(DirStream::new).map_err(fail)?
@@ -113,14 +167,15 @@ impl Local {
     }
 
     fn entry(&self, path: &str, dir: &DirStream, name: CString) -> io::Result<Option<ListEntry>> {
-        if name.as_bytes().starts_with(TEMPORARY.as_bytes()) {
+        let own = |name: &str| name.starts_with(TEMPORARY) || (path.is_empty() && is_reserved(name));
+        if name.to_str().is_ok_and(own) {
             return Ok(None);
         }
-        // Gone meanwhile, or no file and no directory.
-        let Some(stat) = stat_in(dir, &name)?.filter(shown) else { return Ok(None) };
+        // Gone meanwhile, or nothing that is told.
+        let Some(stat) = stat_in(dir, &name)?.filter(|stat| self.shown(stat)) else { return Ok(None) };
         match check_name(name.as_bytes()) {
             Ok(name) if check_path(&join(path, name)).is_ok() => {
-                Ok(Some(ListEntry { name: name.to_owned(), meta: meta(&stat) }))
+                Ok(Some(ListEntry { name: name.to_owned(), meta: self.meta(&stat) }))
             }
             _ => {
                 let before = self.hidden.fetch_add(1, Ordering::Relaxed);
@@ -136,44 +191,57 @@ impl Local {
         self.listings.end(cursor);
     }
 
-    /// The file `path`, open for reading.
-    fn open_file(&self, path: &str) -> io::Result<(File, Meta)> {
-        // O_NONBLOCK: a FIFO must not hold a thread; it is then found to be no file.
-        let file = File::from(self.root.open_below(path, libc::O_RDONLY | libc::O_NONBLOCK)?);
-        let stat = fstat(&file)?;
-        match () {
-            () if is_dir(&stat) => Err(io::Error::from_raw_os_error(libc::EISDIR)),
-            () if !shown(&stat) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
-            () => Ok((file, meta(&stat))),
+    /// What is at `path`, if it can have content: no directory.
+    fn open(&self, path: &str) -> io::Result<Opened> {
+        let opened = Opened::at(self.root.fd(), path, Purpose::Read)?;
+        match &opened.stat {
+            stat if stat.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+            stat if !self.shown(stat) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            _ => Ok(opened),
         }
     }
 
-    /// Fills `dest` with the file's bytes from `offset` on.
-    pub fn read(&self, path: &str, version: Option<&Version>, offset: u64, dest: Slice) -> Result<(), StoreError> {
+    /// Fills `dest` with the file's bytes from `offset` on, or the target's if it is a symbolic link. FIFOs and sockets have no
+    /// content (InvalidName).
+    pub fn read(
+        &self,
+        path: &str,
+        version: Option<&crate::store::Version>,
+        offset: u64,
+        dest: Slice,
+    ) -> Result<(), StoreError> {
+        check_object(path)?;
         let what = || format!("read '{path}'");
+        let fail = |e: io::Error| os(&what(), &e);
         let changed = || error(StoreErrorKind::VersionMismatch, format!("{}: it has changed", what()));
-        let (file, before) = self.open_file(path).map_err(|e| os(&what(), &e))?;
-        if version.is_some_and(|v| !same_version(&before, v)) {
+        let opened = self.open(path).map_err(fail)?;
+        let before = opened.stat;
+        if version.is_some_and(|v| !same_version(&before.meta(), v)) {
             return Err(changed());
+        }
+        if !before.is_regular() && !before.is_link() {
+            let why = "a FIFO or socket has no content";
+            return Err(error(StoreErrorKind::InvalidName, format!("{}: {why}", what())));
         }
         // SAFETY: the device leaves the slice alone until the reply, which comes after this function.
         let dest = unsafe { self.pool.bytes_mut(dest) };
         let dest =
             dest.ok_or_else(|| error(StoreErrorKind::Protocol, format!("{}: a slice outside the pool", what())))?;
-        match file.read_exact_at(dest, offset) {
+        match opened.read_exact_at(dest, offset) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof && version.is_some() => return Err(changed()),
-            Err(e) => return Err(os(&what(), &e)),
+            Err(e) => return Err(fail(e)),
         }
-        let after = fstat(&file).map(|s| meta(&s)).map_err(|e| os(&what(), &e))?;
-        if version.is_some() && after != before { Err(changed()) } else { Ok(()) }
+        let after = fstat(&opened.fd).map_err(fail)?;
+        if version.is_some() && after.version() != before.version() { Err(changed()) } else { Ok(()) }
     }
 
     /// Deletes the file `path`; a missing one is fine.
     pub fn delete(&self, path: &str) -> Result<(), StoreError> {
+        check_object(path)?;
         let deleted = self.root.parent(path).and_then(|(dir, name)| match stat_in(&dir, &name)? {
-            Some(stat) if is_dir(&stat) => Err(io::Error::from_raw_os_error(libc::EISDIR)),
-            Some(stat) if shown(&stat) => unlink_in(&dir, &name, false),
+            Some(stat) if stat.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+            Some(stat) if self.shown(&stat) => unlink_in(&dir, &name, false),
             _ => Ok(()),
         });
         match deleted {
@@ -182,20 +250,66 @@ impl Local {
         }
     }
 
-    /// Makes the directory `path`; one that is there is fine.
-    pub fn create_dir(&self, path: &str, _attributes: Option<&Attributes>) -> Result<(), StoreError> {
-        let made = self.root.parent(path).and_then(|(dir, name)| match mkdir_in(&dir, &name, DIR_MODE) {
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) && stat_in(&dir, &name)?.is_some_and(|s| is_dir(&s)) => {
-                Ok(())
-            }
-            other => other,
-        });
-        made.map_err(|e| os(&format!("create directory '{path}'"), &e))
+    /// Deletes the files `paths`, every one that can be; missing ones are fine.
+    ///
+    /// # Errors
+    /// The first one's that cannot be deleted.
+    pub fn delete_many(&self, paths: &[String]) -> Result<(), StoreError> {
+        let mut result = Ok(());
+        for path in paths {
+            // In this order: every path gets its turn.
+            result = result.and(self.delete(path));
+        }
+        result
+    }
+
+    /// Makes the directory `path`; one that is there is fine, and gets the attributes as a new one does.
+    pub fn create_dir(&self, path: &str, attributes: Option<&Attributes>) -> Result<(), StoreError> {
+        check_dir(path)?;
+        let what = format!("create directory '{path}'");
+        let fail = |e: io::Error| os(&what, &e);
+        let attributes = attributes.filter(|_| self.posix);
+        if attributes.map(told_type).transpose()?.flatten().is_some_and(|told| told != libc::S_IFDIR) {
+            return Err(error(StoreErrorKind::Protocol, format!("{what}: with the attributes of a file")));
+        }
+        let (dir, name) = self.root.parent(path).map_err(fail)?;
+        // Never open to more than it shall be.
+        let mode = if attributes.is_some_and(|told| told.mode.is_some()) { 0o700 } else { DIR_MODE };
+        let made = match mkdir_in(&dir, &name, mode) {
+            Ok(()) => true,
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => match stat_in(&dir, &name).map_err(fail)? {
+                Some(stat) if stat.is_dir() => false,
+                _ => return Err(fail(e)),
+            },
+            Err(e) => return Err(fail(e)),
+        };
+        let Some(attributes) = attributes else { return Ok(()) };
+        let given = self.give(&what, &dir, last(path), attributes);
+        if given.is_err()
+            && made
+            && let Err(e) = unlink_in(&dir, &name, true)
+        {
+            log::debug!("{what}: it stays without its attributes: {e}");
+        }
+        given
+    }
+
+    fn give(&self, what: &str, dir: &OwnedFd, name: &str, attributes: &Attributes) -> Result<(), StoreError> {
+        let fail = |e: io::Error| os(what, &e);
+        let object = Opened::at(dir, name, Purpose::Change).map_err(fail)?;
+        if !object.stat.is_dir() {
+            return Err(fail(io::Error::from_raw_os_error(libc::ENOTDIR)));
+        }
+        apply(what, &object, attributes, &self.owner_refused)?;
+        apply_times(&object, attributes).map_err(fail)?;
+        object.file.as_ref().map_or(Ok(()), std::fs::File::sync_all).map_err(fail)
     }
 
     /// Removes the directory `path` if it is empty.
     pub fn remove_dir(&self, path: &str) -> Result<(), StoreError> {
-        let removed = self.root.parent(path).and_then(|(dir, name)| match stat_in(&dir, &name)?.filter(shown) {
+        check_dir(path)?;
+        let removed = self.root.parent(path).and_then(|(dir, name)| match stat_in(&dir, &name)? {
+            Some(stat) if !self.shown(&stat) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
             Some(_) => unlink_in(&dir, &name, true),
             None => Err(io::Error::from_raw_os_error(libc::ENOENT)),
         });
@@ -203,20 +317,29 @@ impl Local {
     }
 
     /// Renames a file.
-    pub fn rename_file(&self, from: &str, to: &str, when: &Condition) -> Result<Meta, StoreError> {
+    pub fn rename_file(
+        &self,
+        from: &str,
+        to: &str,
+        when: &Condition,
+        version: Option<&crate::store::Version>,
+    ) -> Result<Meta, StoreError> {
+        check_object(from)?;
+        check_object(to)?;
         let fail = |e: io::Error| os(&format!("rename '{from}' to '{to}'"), &e);
         let (from_dir, from_name) = self.root.parent(from).map_err(fail)?;
-        let source = match stat_in(&from_dir, &from_name).map_err(fail)?.filter(shown) {
-            Some(stat) if is_dir(&stat) => return Err(fail(io::Error::from_raw_os_error(libc::EISDIR))),
+        let source = match stat_in(&from_dir, &from_name).map_err(fail)?.filter(|stat| self.shown(stat)) {
+            Some(stat) if stat.is_dir() => return Err(fail(io::Error::from_raw_os_error(libc::EISDIR))),
             Some(stat) => stat,
             None => return Err(fail(io::Error::from_raw_os_error(libc::ENOENT))),
         };
+        demand_version(from, &source.meta(), version)?;
         if from == to {
-            return Ok(meta(&source));
+            return self.stat_object(to);
         }
         let (to_dir, to_name) = self.root.parent(to).map_err(fail)?;
         let target = stat_in(&to_dir, &to_name).map_err(fail)?;
-        check_target(to, target.as_ref(), when)?;
+        self.check_target(to, target.as_ref(), when)?;
         let no_replace = target.is_none();
         match rename_in((&from_dir, &from_name), (&to_dir, &to_name), no_replace) {
             // Somebody was faster, and may be replaced.
@@ -226,57 +349,61 @@ impl Local {
             other => other.map_err(fail)?,
         }
         // Two names of one inode: rename(2) then does nothing.
-        if target.is_some_and(|t| (t.st_dev, t.st_ino) == (source.st_dev, source.st_ino)) {
+        if target.is_some_and(|target| target.is_same(&source)) {
             unlink_in(&from_dir, &from_name, false).map_err(fail)?;
         }
-        self.stat(to)
+        self.stat_object(to)
     }
 
     /// Renames a directory onto nothing, or onto an empty directory.
     pub fn rename_dir(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        check_dir(from)?;
+        check_dir(to)?;
         let fail = |e: io::Error| match e.raw_os_error() {
             Some(libc::EINVAL) => error(StoreErrorKind::InvalidName, format!("rename '{from}' to '{to}': into itself")),
             _ => os(&format!("rename directory '{from}' to '{to}'"), &e),
         };
         let (from_dir, from_name) = self.root.parent(from).map_err(fail)?;
-        match stat_in(&from_dir, &from_name).map_err(fail)?.filter(shown) {
-            Some(stat) if is_dir(&stat) => {}
+        match stat_in(&from_dir, &from_name).map_err(fail)?.filter(|stat| self.shown(stat)) {
+            Some(stat) if stat.is_dir() => {}
             Some(_) => return Err(fail(io::Error::from_raw_os_error(libc::ENOTDIR))),
             None => return Err(fail(io::Error::from_raw_os_error(libc::ENOENT))),
         }
         let (to_dir, to_name) = self.root.parent(to).map_err(fail)?;
         rename_in((&from_dir, &from_name), (&to_dir, &to_name), false).map_err(fail)
     }
-}
 
-/// Whether `when` lets `target` be replaced by a file.
-fn check_target(path: &str, target: Option<&libc::stat64>, when: &Condition) -> Result<(), StoreError> {
-    let refuse = |kind, why: &str| Err(error(kind, format!("'{path}' {why}")));
-    match (target, when) {
-        (Some(stat), _) if is_dir(stat) => refuse(StoreErrorKind::IsDir, "is a directory"),
-        (Some(stat), _) if !shown(stat) => refuse(StoreErrorKind::Exists, "is neither file nor directory"),
-        (Some(_), Condition::IfAbsent) => refuse(StoreErrorKind::Exists, "exists"),
-        (Some(stat), Condition::IfVersion(version)) if !same_version(&meta(stat), version) => {
-            refuse(StoreErrorKind::VersionMismatch, "has changed")
+    /// As [`Local::stat`], of names that nobody else is told as well.
+    fn stat_object(&self, path: &str) -> Result<Meta, StoreError> {
+        let opened = self.open(path).and_then(|opened| self.tell(&opened));
+        opened.map_err(|e| os(&format!("stat '{path}'"), &e))
+    }
+
+    /// Whether `when` lets `target` be replaced by a file.
+    fn check_target(&self, path: &str, target: Option<&Stat>, when: &Condition) -> Result<(), StoreError> {
+        let refuse = |kind, why: &str| Err(error(kind, format!("'{path}' {why}")));
+        match (target, when) {
+            (Some(stat), _) if stat.is_dir() => refuse(StoreErrorKind::IsDir, "is a directory"),
+            (Some(stat), _) if !self.shown(stat) => refuse(StoreErrorKind::Exists, "is nothing that can be replaced"),
+            (Some(_), Condition::IfAbsent) => refuse(StoreErrorKind::Exists, "exists"),
+            (Some(stat), Condition::IfVersion(version)) if !same_version(&stat.meta(), version) => {
+                refuse(StoreErrorKind::VersionMismatch, "has changed")
+            }
+            (None, Condition::IfVersion(_)) => refuse(StoreErrorKind::VersionMismatch, "is gone"),
+            _ => Ok(()),
         }
-        (None, Condition::IfVersion(_)) => refuse(StoreErrorKind::VersionMismatch, "is gone"),
-        _ => Ok(()),
     }
 }
 
-/// A file's state in our words. The ETag is inode and time: a clock tick is long enough for two writes, but the second one
-/// made another inode.
-fn meta(stat: &libc::stat64) -> Meta {
-    let mtime = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec);
-    if is_dir(stat) {
-        return Meta { kind: Kind::Dir, size: 0, mtime_ns: Some(mtime), etag: None, marker: Some(true), details: None };
+/// The last component of `path`.
+fn last(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
+}
+
+/// Refuses a file that is not of `version`.
+fn demand_version(path: &str, meta: &Meta, version: Option<&crate::store::Version>) -> Result<(), StoreError> {
+    if version.is_some_and(|version| !same_version(meta, version)) {
+        return Err(error(StoreErrorKind::VersionMismatch, format!("'{path}' is not the version any more")));
     }
-    Meta {
-        kind: Kind::File,
-        size: u64::try_from(stat.st_size).unwrap_or(0),
-        mtime_ns: Some(mtime),
-        etag: Some(format!("\"{:x}-{mtime:x}\"", stat.st_ino)),
-        marker: None,
-        details: None,
-    }
+    Ok(())
 }

@@ -6,7 +6,8 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::super::remote::TEMPORARY;
-use super::confine::{DirStream, Root, fstat, mkdir_in, open_in, unlink_in};
+use super::confine::{DirStream, Root, mkdir_in, open_in, unlink_in};
+use super::status::fstat;
 
 /// How often a directory that another instance took for abandoned is made again.
 const ATTEMPTS: u32 = 8;
@@ -21,7 +22,7 @@ pub(super) struct Temporary {
     all: OwnedFd,
     name: CString,
     dir: OwnedFd,
-    pub device: libc::dev_t,
+    pub device: (u32, u32),
 }
 
 impl Temporary {
@@ -58,8 +59,8 @@ impl Temporary {
                 Err(e) => return Err(e),
             };
             let stat = if lock(&dir)? { fstat(&dir)? } else { continue };
-            if stat.st_nlink > 0 {
-                return Ok(Temporary { parent: (parent, all_name), all, name: c_name, dir, device: stat.st_dev });
+            if stat.nlink > 0 {
+                return Ok(Temporary { parent: (parent, all_name), all, name: c_name, dir, device: stat.dev });
             }
         }
         Err(io::Error::other("the directory for temporary files goes as often as it is made"))

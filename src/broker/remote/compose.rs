@@ -16,10 +16,12 @@ use tokio::sync::SemaphorePermit;
 use super::super::error::error;
 use super::super::operator::noting_retries;
 use super::super::services::Upload;
+use super::conditions::Kept;
+use super::metadata::{self, UserMetadata};
 use super::plan::{self, Piece, Step};
 use super::{ONE_SHOT_MAX, Remote, STREAM_BUDGET, TEMPORARY, same_version, strong, to_remember};
 use crate::store::pool::PoolBytes;
-use crate::store::{Attributes, Base, Condition, Meta, Segment, Slice, StoreError, StoreErrorKind};
+use crate::store::{Attributes, Base, Condition, Details, Kind, Meta, Segment, Slice, StoreError, StoreErrorKind};
 
 /// Requests of one upload that run side by side.
 const CONCURRENT: usize = 8;
@@ -35,14 +37,45 @@ const STREAM_SHARE: u64 = 64;
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// A compose under way.
-struct Job<'a> {
-    path: &'a str,
-    bases: &'a [Base],
-    when: &'a Condition,
-    segments: &'a [Segment],
+pub(super) struct Job<'a> {
+    pub path: &'a str,
+    pub bases: &'a [Base],
+    pub when: &'a Condition,
+    pub segments: &'a [Segment],
     /// `None`: as they were.
-    attributes: Option<&'a Attributes>,
-    total: u64,
+    pub attributes: Option<&'a Attributes>,
+    pub total: u64,
+    pub donor: Donor,
+}
+
+/// Whose headers and metadata the new object keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Donor {
+    /// The object's that stood there; if none did, the first base's.
+    Target,
+    /// The first base's in any case.
+    FirstBase,
+}
+
+/// What was found out before an upload.
+struct Prepared {
+    options: WriteOptions,
+    /// What stood there, as far as it was asked for.
+    before: Option<Meta>,
+    /// The new object's.
+    user: UserMetadata,
+    /// The store does not check the condition itself, at least not at the end of an upload in parts.
+    guard: bool,
+}
+
+impl Job<'_> {
+    /// The one base that the object is to be the same as.
+    fn whole(&self) -> Option<&Base> {
+        match (self.bases, self.segments) {
+            ([base], [Segment::Copy { base: 0, offset: 0, len }]) if *len == base.version.size => Some(base),
+            _ => None,
+        }
+    }
 }
 
 impl Remote {
@@ -56,24 +89,37 @@ impl Remote {
         attributes: Option<&Attributes>,
         total: u64,
     ) -> Result<Meta, StoreError> {
-        let job = Job { path, bases, when, segments, attributes, total };
+        let attributes = attributes.filter(|_| self.posix);
+        let job = Job { path, bases, when, segments, attributes, total, donor: Donor::Target };
+        if !self.can.write {
+            return Err(error(StoreErrorKind::Unsupported, format!("write '{path}': the store is read-only")));
+        }
+        let base = job.whole().filter(|base| base.path != path && attributes.is_none() && self.copies_whole(total));
+        if let Some(base) = base {
+            let source = self.base_now(&job, base).await?;
+            let copied = self.copy_object(&base.path, &source, path, when).await?;
+            self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
+            return Ok(copied);
+        }
+        self.put_together(&job).await
+    }
+
+    /// A compose by an upload.
+    pub(super) async fn put_together(&self, job: &Job<'_>) -> Result<Meta, StoreError> {
         let most = match self.service.upload {
             Upload::OneShot => ONE_SHOT_MAX,
             _ => plan::TOTAL_MAX.min(self.can.write_total_max_size.map_or(u64::MAX, |n| n as u64)),
         };
-        if !self.can.write {
-            return Err(error(StoreErrorKind::Unsupported, format!("write '{path}': the store is read-only")));
-        }
-        if total > most {
-            let text = format!("write '{path}': {total} bytes, and the store takes {most}");
+        if job.total > most {
+            let text = format!("write '{}': {} bytes, and the store takes {most}", job.path, job.total);
             return Err(error(StoreErrorKind::TooLarge, text));
         }
-        let (options, keeps) = self.prepare(&job).await?;
-        let (result, retried) = noting_retries(self.upload(&job, options)).await;
+        let prepared = self.prepare(job).await?;
+        let (result, retried) = noting_retries(self.upload(job, &prepared)).await;
         match result {
-            Ok(metadata) => Ok(self.describe(&job, &metadata).await),
+            Ok(metadata) => Ok(self.describe(job, &prepared, &metadata).await),
             Err(e) => {
-                let e = named_by_condition(e, when);
+                let e = named_by_condition(e, job.when);
                 // The echo of a success? Its first answer may have been lost.
                 let echo = retried
                     && matches!(
@@ -85,80 +131,132 @@ impl Remote {
                             | StoreErrorKind::Io
                     );
                 match echo {
-                    true => self.landed(&job, keeps.as_ref()).await.ok_or(e),
+                    true => self.landed(job, &prepared).await.ok_or(e),
                     false => Err(e),
                 }
             }
         }
     }
 
-    /// The options of the write, and what stood there before, as far as it was asked for.
-    async fn prepare(&self, job: &Job<'_>) -> Result<(WriteOptions, Option<Meta>), StoreError> {
-        let gone = |what: &str| {
-            error(StoreErrorKind::VersionMismatch, format!("write '{}': {what} is not the version any more", job.path))
-        };
-        let mut options = WriteOptions {
-            concurrent: CONCURRENT,
-            content_type: mime_guess::from_path(job.path).first_raw().map(str::to_owned),
-            ..WriteOptions::default()
-        };
-        let mut before = None;
-        for base in job.bases {
-            let metadata = self.head(&base.path).await?.ok_or_else(|| gone("the base"))?;
-            let meta = self.meta(&metadata);
-            if !same_version(&meta, &base.version) {
-                return Err(gone("the base"));
-            }
-            if job.bases.first() == Some(base) {
-                keep_headers(&mut options, &metadata);
-            }
-            if base.path == job.path {
-                before = Some((meta, metadata.version().map(str::to_owned)));
+    /// What the store says of the base, which must be of its version.
+    async fn base_now(&self, job: &Job<'_>, base: &Base) -> Result<Metadata, StoreError> {
+        match self.head(&base.path).await? {
+            Some(metadata) if same_version(&self.meta(&metadata), &base.version) => Ok(metadata),
+            _ => {
+                let text = format!("write '{}': '{}' is not the version any more", job.path, base.path);
+                Err(error(StoreErrorKind::VersionMismatch, text))
             }
         }
-        match job.when {
-            Condition::Any => {}
-            Condition::IfAbsent => {
-                if self.can.write_with_if_not_exists && self.service.upload != Upload::InPlace {
-                    options.if_not_exists = true;
-                } else if self.head(job.path).await?.is_some() {
-                    return Err(error(StoreErrorKind::Exists, format!("write '{}': it exists", job.path)));
-                }
-            }
-            Condition::IfVersion(version) => {
-                let native = self.service.upload != Upload::InPlace;
-                options.if_match = strong(version).filter(|_| native && self.can.write_with_if_match);
-                if before.is_none() && options.if_match.is_none() {
-                    let metadata = self.head(job.path).await?.ok_or_else(|| gone("what stands there"))?;
-                    before = Some((self.meta(&metadata), metadata.version().map(str::to_owned)));
-                }
-                if let Some((meta, generation)) = &before {
-                    if !same_version(meta, version) {
-                        return Err(gone("what stands there"));
-                    }
-                    if options.if_match.is_none() && native && self.can.write_with_if_version_match {
-                        options.if_version_match = generation.clone();
-                    }
-                }
-            }
-        }
-        if self.service.upload == Upload::Memory {
-            options.cache_control = Some(to_remember(self.generation.fetch_add(1, Ordering::Relaxed)));
-        }
-        Ok((options, before.map(|(meta, _)| meta)))
     }
 
-    async fn upload(&self, job: &Job<'_>, options: WriteOptions) -> Result<Metadata, StoreError> {
+    /// Checks the bases and the condition, and gathers what the new object is to be written with.
+    async fn prepare(&self, job: &Job<'_>) -> Result<Prepared, StoreError> {
+        let bases = futures::future::try_join_all(job.bases.iter().map(|base| self.base_now(job, base))).await?;
+        let own = job.bases.iter().position(|base| base.path == job.path);
+        let mut target = own.and_then(|n| bases.get(n)).cloned();
+        let stood_there = own.is_none() && *job.when != Condition::IfAbsent && job.donor == Donor::Target;
+        if stood_there {
+            target = self.head(job.path).await?;
+        }
+        let mut options = WriteOptions { concurrent: CONCURRENT, ..WriteOptions::default() };
+        let guard = self.set_condition(job, &mut options, &mut target).await?;
+        let donor = match job.donor {
+            Donor::Target => target.as_ref().or(bases.first()),
+            Donor::FirstBase => bases.first(),
+        };
+        let mut user = UserMetadata::default();
+        if let Some(donor) = donor {
+            keep_headers(&mut options, donor);
+            user = self.user_metadata(donor);
+        }
+        let special = job.attributes.and_then(|a| a.mode).map(|mode| mode & libc::S_IFMT);
+        options.content_type = match special {
+            Some(libc::S_IFLNK | libc::S_IFIFO | libc::S_IFSOCK) => None,
+            _ => options.content_type.or_else(|| mime_guess::from_path(job.path).first_raw().map(str::to_owned)),
+        };
+        options.content_type.get_or_insert_with(|| "application/octet-stream".to_owned());
+        if job.whole().is_none() && job.total > 0 {
+            user = user.without_digests();
+        }
+        if let Some(attributes) = job.attributes {
+            user = self.with_attributes(user, attributes, job.path)?;
+        }
+        if self.service.scheme == "gcs" && job.total > plan::SINGLE_MAX {
+            // One request is JSON, several have headers.
+            user = user.for_headers();
+        }
+        match self.service.upload {
+            Upload::Memory => {
+                options.cache_control = Some(to_remember(self.generation.fetch_add(1, Ordering::Relaxed), &user));
+            }
+            _ if user.is_empty() => {}
+            _ => options.user_metadata = Some(user.clone().into_pairs().collect()),
+        }
+        Ok(Prepared { options, before: target.map(|metadata| self.meta(&metadata)), user, guard })
+    }
+
+    /// Has the store check the condition, or checks it here, and tells whether that must be done again at the end.
+    /// `target`: what stands there, if it was asked for, and as soon as it is.
+    async fn set_condition(
+        &self,
+        job: &Job<'_>,
+        options: &mut WriteOptions,
+        target: &mut Option<Metadata>,
+    ) -> Result<bool, StoreError> {
+        let native = self.service.upload != Upload::InPlace;
+        // Conditions on the last request of an upload in parts are another matter, which few servers know.
+        let in_parts = self.service.upload == Upload::Parts && job.total > plan::SINGLE_MAX;
+        match job.when {
+            Condition::Any => Ok(false),
+            Condition::IfAbsent => {
+                let kept = match native && self.can.write_with_if_not_exists {
+                    true => self.conditions().await.if_absent,
+                    false => Kept::No,
+                };
+                options.if_not_exists = kept != Kept::No;
+                if kept != Kept::Yes && self.head(job.path).await?.is_some() {
+                    return Err(error(StoreErrorKind::Exists, format!("write '{}': it exists", job.path)));
+                }
+                Ok(in_parts)
+            }
+            Condition::IfVersion(version) => {
+                let gone = || {
+                    let text = format!("write '{}': what stands there is not the version any more", job.path);
+                    error(StoreErrorKind::VersionMismatch, text)
+                };
+                let kept = match native && self.can.write_with_if_match {
+                    true => self.conditions().await.if_match,
+                    false => Kept::No,
+                };
+                options.if_match = strong(version).filter(|_| kept != Kept::No);
+                if target.is_none() && job.donor == Donor::FirstBase {
+                    *target = self.head(job.path).await?;
+                }
+                let metadata = target.as_ref().ok_or_else(gone)?;
+                if !same_version(&self.meta(metadata), version) {
+                    return Err(gone());
+                }
+                if options.if_match.is_none() && native && self.can.write_with_if_version_match {
+                    options.if_version_match = metadata.version().map(str::to_owned);
+                    return Ok(in_parts);
+                }
+                // Ranges that pass through us take their time.
+                Ok(in_parts || (options.if_match.is_none() && !job.bases.is_empty()))
+            }
+        }
+    }
+
+    async fn upload(&self, job: &Job<'_>, prepared: &Prepared) -> Result<Metadata, StoreError> {
         let native = self.can.write_can_copy_from && self.service.upload == Upload::Parts;
         let steps = plan::plan(job.segments, job.total, native);
         let fetched = plan::fetched(&steps);
         let _room = self.room(job, fetched).await?;
         match self.service.upload {
-            Upload::OneShot => self.upload_at_once(job, options, steps).await,
-            Upload::Parts | Upload::Memory => self.upload_parts(job, job.path, options, steps).await,
+            Upload::OneShot => self.upload_at_once(job, prepared, steps).await,
+            Upload::Parts | Upload::Memory => self.upload_parts(job, job.path, prepared, steps).await,
             Upload::InPlace => {
                 let temporary = format!("{TEMPORARY}/{}", unique());
-                let metadata = match self.upload_parts(job, &temporary, options, steps).await {
+                let metadata = match self.upload_parts(job, &temporary, prepared, steps).await {
                     Ok(metadata) => metadata,
                     Err(e) => return Err(self.discard(&temporary, e).await),
                 };
@@ -190,10 +288,10 @@ impl Remote {
         &self,
         job: &Job<'_>,
         path: &str,
-        options: WriteOptions,
+        prepared: &Prepared,
         steps: Vec<Step>,
     ) -> Result<Metadata, StoreError> {
-        let writer = self.ops.write.writer_options(path, options).await;
+        let writer = self.ops.write.writer_options(path, prepared.options.clone()).await;
         let mut writer = writer.map_err(|e| self.fail("write", job.path, &e))?;
         let filled = async {
             let mut parts =
@@ -214,6 +312,9 @@ impl Remote {
                 // Servers that ignore the condition on copied ranges, and stores that have none.
                 self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
             }
+            if prepared.guard && path == job.path {
+                self.check_target(path, job.when).await?;
+            }
             Ok(())
         };
         let result = match filled.await {
@@ -232,7 +333,7 @@ impl Remote {
     async fn upload_at_once(
         &self,
         job: &Job<'_>,
-        options: WriteOptions,
+        prepared: &Prepared,
         steps: Vec<Step>,
     ) -> Result<Metadata, StoreError> {
         let mut whole = Vec::new();
@@ -258,6 +359,10 @@ impl Remote {
         }
         let whole = Buffer::from(whole);
         debug_assert_eq!(whole.len() as u64, job.total);
+        if prepared.guard {
+            self.check_target(job.path, job.when).await?;
+        }
+        let options = prepared.options.clone();
         self.ops.write.write_options(job.path, whole, options).await.map_err(|e| self.fail("write", job.path, &e))
     }
 
@@ -346,30 +451,41 @@ impl Remote {
 
     /// What a stat of the new object says; with what the upload itself said where the store has changed since or does not
     /// answer.
-    async fn describe(&self, job: &Job<'_>, uploaded: &Metadata) -> Meta {
+    async fn describe(&self, job: &Job<'_>, prepared: &Prepared, uploaded: &Metadata) -> Meta {
         let mut known = self.meta(uploaded);
-        known.kind = crate::store::Kind::File;
+        known.kind = Kind::File;
         known.size = job.total;
         let enough = known.mtime_ns.is_some() && (known.etag.is_some() || !self.service.etag);
         // What was renamed into place may have got another time there.
-        if enough && self.service.upload != Upload::InPlace {
-            return known;
+        if !enough || self.service.upload == Upload::InPlace {
+            let now = self.head(job.path).await.ok().flatten().map(|metadata| self.detailed(&metadata));
+            let ours = now.filter(|now| now.size == job.total && (known.etag.is_none() || now.etag == known.etag));
+            if let Some(now) = ours {
+                return now;
+            }
         }
-        match self.head_meta(job.path).await {
-            Ok(Some(now)) if now.size == job.total && (known.etag.is_none() || now.etag == known.etag) => now,
-            _ => known,
-        }
+        known.details = Some(Box::new(Details {
+            attributes: match self.posix {
+                true => metadata::decode(&prepared.user, Kind::File, job.total),
+                false => Attributes::default(),
+            },
+            content_type: prepared.options.content_type.clone(),
+            version_id: uploaded.version().filter(|v| !v.is_empty()).map(str::to_owned),
+        }));
+        known
     }
 
     /// Whether an upload that was refused after being repeated is there all the same: the right length, another
-    /// version than before, and our data where data of ours should be.
-    async fn landed(&self, job: &Job<'_>, before: Option<&Meta>) -> Option<Meta> {
-        let now = self.head_meta(job.path).await.ok()??;
+    /// version than before or the new metadata, and our data where data of ours should be.
+    async fn landed(&self, job: &Job<'_>, prepared: &Prepared) -> Option<Meta> {
+        let there = self.head(job.path).await.ok()??;
+        let now = self.detailed(&there);
+        let ours = job.attributes.is_some() && self.user_metadata(&there) == prepared.user;
         let old = match job.when {
             Condition::IfVersion(version) => same_version(&now, version),
-            _ => before.is_some_and(|b| *b == now),
+            _ => prepared.before.as_ref().is_some_and(|b| b.version() == now.version()),
         };
-        if old || now.size != job.total {
+        if (old && !ours) || now.size != job.total {
             return None;
         }
         let mut at = 0;
@@ -432,8 +548,8 @@ fn zeros(len: u64) -> impl Iterator<Item = Bytes> {
     })
 }
 
-/// What other programs have said of the object stays true of its next version.
-fn keep_headers(options: &mut WriteOptions, of: &Metadata) {
+/// What other programs have said of the object in its headers stays true of its next version.
+pub(super) fn keep_headers(options: &mut WriteOptions, of: &Metadata) {
     let text = |value: Option<&str>| value.filter(|v| !v.is_empty()).map(str::to_owned);
     if let Some(content_type) = text(of.content_type()) {
         options.content_type = Some(content_type);
@@ -441,12 +557,6 @@ fn keep_headers(options: &mut WriteOptions, of: &Metadata) {
     options.cache_control = text(of.cache_control());
     options.content_disposition = text(of.content_disposition());
     options.content_encoding = text(of.content_encoding());
-    options.user_metadata = of
-        .user_metadata()
-        .map(|all| {
-            all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect::<std::collections::HashMap<_, _>>()
-        })
-        .filter(|all| !all.is_empty());
 }
 
 /// A failed condition, in the words of the condition.

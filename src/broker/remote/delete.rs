@@ -1,7 +1,10 @@
 //! Deleting objects.
 
+use futures::FutureExt;
+
 use super::super::error::error;
 use super::Remote;
+use super::rename::{CONCURRENT, side_by_side};
 use crate::store::{Kind, StoreError, StoreErrorKind};
 
 impl Remote {
@@ -20,11 +23,23 @@ impl Remote {
         self.ops.ask.delete(path).await.map_err(|e| self.fail("delete", path, &e))
     }
 
-    /// Deletes the objects `paths`; missing ones are fine.
-    pub async fn delete_many(&self, paths: Vec<String>) -> Result<(), StoreError> {
-        for path in &paths {
-            self.delete(path).await?;
+    /// Deletes the objects `paths`; missing ones are fine, and directories are never touched.
+    pub async fn delete_many(&self, paths: &[String]) -> Result<(), StoreError> {
+        let batches = self.can.delete_max_size.is_some_and(|most| most > 1) && !self.service.real_dirs;
+        if batches {
+            let deleted = self.ops.ask.delete_iter(paths.iter().map(String::as_str)).await;
+            return deleted.map_err(|e| self.fail("delete with others", paths.first().map_or("", |p| p), &e));
         }
-        Ok(())
+        let mut result = Ok(());
+        let mut left = paths.iter();
+        let next = || left.next().map(|path| self.delete(path).boxed());
+        // All are tried; the first failure is told.
+        let end = |deleted: Result<(), StoreError>| {
+            if result.is_ok() {
+                result = deleted;
+            }
+        };
+        side_by_side(CONCURRENT, next, end).await;
+        result
     }
 }

@@ -8,14 +8,19 @@ use super::{Remote, dir_path};
 use crate::store::{Attributes, Kind, StoreError, StoreErrorKind};
 
 impl Remote {
-    /// Makes `path` a directory that stays while empty; one that is there already gets its marker and is fine.
-    pub async fn create_dir(&self, path: &str, _attributes: Option<&Attributes>) -> Result<(), StoreError> {
+    /// Makes `path` a directory that stays while empty; one that is there already gets its marker and is fine. The marker says
+    /// `attributes` from then on, where attributes are kept.
+    pub async fn create_dir(&self, path: &str, attributes: Option<&Attributes>) -> Result<(), StoreError> {
+        let attributes = attributes.filter(|_| self.posix && !self.service.real_dirs);
         match self.find(path).await? {
             Some(meta) if meta.kind == Kind::File => {
                 return Err(error(StoreErrorKind::Exists, format!("create directory '{path}': a file is there")));
             }
-            Some(meta) if meta.marker == Some(true) => return Ok(()),
+            Some(meta) if meta.marker == Some(true) && attributes.is_none() => return Ok(()),
             _ => {}
+        }
+        if let Some(attributes) = attributes {
+            return self.write_marker(path, attributes).await;
         }
         self.ops.ask.create_dir(&dir_path(path)).await.map_err(|e| self.fail("create directory", path, &e))
     }

@@ -13,7 +13,7 @@ use opendal::options::ListOptions;
 
 use super::super::error::error;
 use super::super::services::Upload;
-use super::{Remote, TEMPORARY, dir_path};
+use super::{RESERVED, Remote, dir_path};
 use crate::store::path::{check_name, check_path, join};
 use crate::store::{Kind, LIST_PAGE_MAX, ListEntry, Reply, StoreError, StoreErrorKind};
 
@@ -94,12 +94,19 @@ impl Remote {
             } else {
                 self.meta(entry.metadata())
             };
-            if self.service.upload == Upload::Memory && !is_dir {
+            if self.service.upload == Upload::Memory {
                 // Its listings carry no metadata; asking again costs a look into a map.
-                match self.head_meta(entry.path()).await? {
-                    Some(known) => meta = known,
-                    None => continue,
-                }
+                meta = match is_dir {
+                    true if self.posix => self.dir_with_details(&join(path, &name), meta).await?,
+                    true => meta,
+                    false => match self.head(entry.path()).await? {
+                        Some(known) if self.posix => self.detailed(&known),
+                        Some(known) => self.meta(&known),
+                        None => continue,
+                    },
+                };
+            } else if !is_dir && self.lists_attributes() {
+                meta = self.detailed(entry.metadata());
             }
             if !self.service.real_dirs {
                 if let Some(&index) = at.get(&name) {
@@ -126,7 +133,7 @@ impl Remote {
     fn name_in(&self, path: &str, below: &str, full: &str) -> Option<String> {
         let rest = full.strip_prefix(below)?;
         let name = rest.strip_suffix('/').unwrap_or(rest);
-        if self.service.upload == Upload::InPlace && name.starts_with(TEMPORARY) {
+        if path.is_empty() && name.starts_with(RESERVED) {
             return None;
         }
         let fine = check_name(name.as_bytes()).is_ok() && check_path(&join(path, name)).is_ok();

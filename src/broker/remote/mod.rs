@@ -5,32 +5,45 @@
 //! or only the start of other names. Trailing slashes are ours to add: nothing the device says contains one.
 
 mod compose;
+mod conditions;
 mod delete;
 mod dir;
 mod list;
+mod marker;
+mod metadata;
 mod plan;
 mod read;
 mod rename;
 mod stat;
+mod sweep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opendal::{Capability, Metadata};
 use tokio::sync::Semaphore;
 
 pub(super) use self::compose::unique;
+use self::conditions::Conditions;
 use self::list::Listing;
+use self::metadata::{Twins, UserMetadata};
+use super::BrokerOptions;
 use super::cursors::Cursors;
-use super::error::Cleaner;
+use super::error::{Cleaner, error};
 use super::operator::{self, Operators};
-use super::services::{Service, Upload};
+use super::services::{Keeps, Service, Upload};
 use super::url::{Backend, BackendError};
-use crate::store::{Capabilities, Kind, Meta, Pool, StoreError, Version};
+use crate::store::{Attributes, Capabilities, Details, Kind, Meta, Pool, StoreError, StoreErrorKind, Version};
 
-/// Where objects wait under another name until they are whole, on stores that show unfinished ones; hidden from the device.
+/// How the names in the root begin that are this daemon's own; hidden from the device.
+pub(super) const RESERVED: &str = ".ovfs-";
+
+/// Where objects wait under another name until they are whole, on stores that show unfinished ones.
 pub(super) const TEMPORARY: &str = ".ovfs-tmp";
+
+/// How the names begin under which the device keeps what was unlinked while open.
+pub(super) const UNLINKED: &str = ".ovfs-unlinked-";
 
 /// Bytes of objects that may be in this process at once on their way from the store to the store.
 const STREAM_BUDGET: u64 = 256 << 20;
@@ -51,7 +64,14 @@ pub(super) struct Remote {
     streams: Semaphore,
     /// Names in listings that cannot be shown.
     hidden: AtomicU64,
-    swept: AtomicBool,
+    /// The background work at the start is under way or done.
+    begun: AtomicBool,
+    conditions: Conditions,
+    /// [`Attributes`] are kept in user metadata.
+    posix: bool,
+    readonly: bool,
+    /// How long anybody waits for an answer.
+    patience: Duration,
     /// Stands for an ETag on `memory`.
     generation: AtomicU64,
 }
@@ -61,10 +81,11 @@ impl Remote {
     ///
     /// # Errors
     /// [`BackendError::Refused`]
-    pub fn new(backend: &Backend, pool: &Arc<Pool>, request_timeout: Duration) -> Result<Remote, BackendError> {
+    pub fn new(backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Remote, BackendError> {
         let cleaner = Arc::new(Cleaner::new(backend.secrets()));
-        let ops = operator::build(backend, request_timeout, &cleaner)?;
+        let ops = operator::build(backend, options.request_timeout, &cleaner)?;
         let can = ops.ask.info().capability();
+        let keeps = matches!(backend.service.keeps, Keeps::Metadata { .. });
         Ok(Remote {
             ops,
             can,
@@ -74,15 +95,24 @@ impl Remote {
             listings: Cursors::default(),
             streams: Semaphore::new((STREAM_BUDGET >> 20) as usize),
             hidden: AtomicU64::new(0),
-            swept: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            conditions: Conditions::default(),
+            posix: options.posix_metadata && keeps,
+            readonly: options.readonly,
+            patience: options.request_timeout,
             generation: AtomicU64::new(1),
         })
     }
 
-    /// Whether the store answers and lets us in, and what it can do.
-    pub async fn probe(&self) -> Result<Capabilities, StoreError> {
+    /// Whether the store answers and lets us in, and what it can do. The first time, what is to be found out or done at the
+    /// start begins, in the background.
+    pub async fn probe(self: &Arc<Self>) -> Result<Capabilities, StoreError> {
         self.first_entry("/").await.map_err(|e| self.fail("list", "", &e))?;
-        self.sweep().await;
+        if !self.readonly && self.can.write && !self.begun.swap(true, Ordering::Relaxed) {
+            self.probe_conditions();
+            let store = Arc::clone(self);
+            tokio::spawn(async move { store.sweep().await });
+        }
         let upload = self.service.upload;
         Ok(Capabilities {
             scheme: self.service.scheme.into(),
@@ -93,14 +123,24 @@ impl Remote {
             write_if_match: self.can.write_with_if_match && upload != Upload::InPlace,
             write_if_absent: self.can.write_with_if_not_exists && upload != Upload::InPlace,
             real_dirs: self.service.real_dirs,
-            attributes: false,
-            attributes_listed: false,
-            xattrs_max: 0,
+            attributes: self.posix,
+            attributes_listed: self.lists_attributes(),
+            xattrs_max: match self.service.keeps {
+                Keeps::Metadata { most, longest, .. } if self.posix => {
+                    most.saturating_sub(metadata::ROOM_BESIDE_XATTRS).min(longest)
+                }
+                _ => 0,
+            },
             size_max: match upload {
                 Upload::OneShot => Some(ONE_SHOT_MAX),
                 _ => self.can.write_total_max_size.map(|n| n as u64),
             },
         })
+    }
+
+    /// Whether listings tell [`Attributes`].
+    fn lists_attributes(&self) -> bool {
+        self.posix && matches!(self.service.keeps, Keeps::Metadata { listed: true, .. })
     }
 
     fn fail(&self, what: &str, path: &str, e: &opendal::Error) -> StoreError {
@@ -113,16 +153,67 @@ impl Remote {
             return self.dir(if self.service.real_dirs { Some(true) } else { None }, seconds(of));
         }
         let (etag, mtime_ns) = match self.service.upload {
-            Upload::Memory => of.cache_control().and_then(remembered).unzip(),
+            Upload::Memory => of.cache_control().and_then(remembered).map(|(etag, at, _)| (etag, at)).unzip(),
             _ if self.service.etag => (of.etag().filter(|e| !e.is_empty()).map(|e| self.quoted(e)), seconds(of)),
             _ => (None, seconds(of)),
         };
         Meta { kind: Kind::File, size: of.content_length(), mtime_ns, etag, marker: None, details: None }
     }
 
-    /// An ETag with its quotes, which some answers of some servers lack. Google's have none, and mean it.
+    /// As [`Remote::meta`], with what an answer about this very object tells beside.
+    fn detailed(&self, of: &Metadata) -> Meta {
+        let mut meta = self.meta(of);
+        meta.details = Some(Box::new(self.details(of, meta.kind, meta.size)));
+        meta
+    }
+
+    fn details(&self, of: &Metadata, kind: Kind, size: u64) -> Details {
+        Details {
+            attributes: match self.posix {
+                true => metadata::decode(&self.user_metadata(of), kind, size),
+                false => Attributes::default(),
+            },
+            content_type: of.content_type().filter(|t| !t.is_empty()).map(str::to_owned),
+            version_id: of.version().filter(|v| !v.is_empty()).map(str::to_owned),
+        }
+    }
+
+    /// The user metadata of an object or a marker.
+    fn user_metadata(&self, of: &Metadata) -> UserMetadata {
+        match self.service.upload {
+            Upload::Memory => of.cache_control().and_then(remembered).map(|(_, _, user)| user).unwrap_or_default(),
+            _ => of.user_metadata().into_iter().flatten().collect(),
+        }
+    }
+
+    /// `user` with `attributes`, if the store takes as much.
+    fn with_attributes(
+        &self,
+        user: UserMetadata,
+        attributes: &Attributes,
+        path: &str,
+    ) -> Result<UserMetadata, StoreError> {
+        let user = metadata::encode(user, attributes, Twins::of(self.service.scheme));
+        if let Keeps::Metadata { most, longest, .. } = self.service.keeps
+            && (user.size() > most || user.longest() > longest)
+        {
+            let text = format!(
+                "write '{path}': {} bytes of metadata ({} in one value), and the store takes {most} ({longest})",
+                user.size(),
+                user.longest()
+            );
+            return Err(error(StoreErrorKind::AttributesTooLarge, text));
+        }
+        Ok(user)
+    }
+
+    /// An ETag with its quotes, which some answers of some servers lack. Google's have none, and mean it; servers that
+    /// imitate Google's put some around those in headers.
     fn quoted(&self, etag: &str) -> String {
-        let fine = etag.starts_with('"') || etag.starts_with("W/") || self.service.scheme == "gcs";
+        if self.service.scheme == "gcs" {
+            return etag.trim_matches('"').to_owned();
+        }
+        let fine = etag.starts_with('"') || etag.starts_with("W/");
         if fine { etag.to_owned() } else { format!("\"{etag}\"") }
     }
 
@@ -136,15 +227,18 @@ fn seconds(of: &Metadata) -> Option<i64> {
     of.last_modified().and_then(|at| at.into_inner().as_second().checked_mul(1_000_000_000))
 }
 
-/// What `memory` keeps of a version: OpenDAL's service has neither ETag nor time, but gives Cache-Control back.
-fn to_remember(generation: u64) -> String {
+/// What `memory` keeps of a version and as user metadata: OpenDAL's service has neither, nor ETag or time, but gives
+/// Cache-Control back.
+fn to_remember(generation: u64, user: &UserMetadata) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    format!("{generation}@{}", now.as_secs())
+    format!("{generation}@{}?{}", now.as_secs(), user.to_line())
 }
 
-fn remembered(text: &str) -> Option<(String, i64)> {
-    let (generation, at) = text.split_once('@')?;
-    Some((format!("\"{generation}\""), at.parse::<i64>().ok()?.checked_mul(1_000_000_000)?))
+fn remembered(text: &str) -> Option<(String, i64, UserMetadata)> {
+    let (generation, rest) = text.split_once('@')?;
+    let (at, user) = rest.split_once('?')?;
+    let at = at.parse::<i64>().ok()?.checked_mul(1_000_000_000)?;
+    Some((format!("\"{generation}\""), at, UserMetadata::from_line(user)))
 }
 
 /// The directory's own path: with the slash that makes it one.
@@ -196,9 +290,10 @@ mod tests {
     }
 
     #[test]
-    fn memory_remembers_generation_and_time() {
-        let (etag, mtime) = remembered(&to_remember(7)).unwrap();
-        assert_eq!(etag, "\"7\"");
+    fn memory_remembers_generation_time_and_metadata() {
+        let user: UserMetadata = [("mode", "33188"), ("odd?key", "a=b&c@d ?")].into_iter().collect();
+        let (etag, mtime, now) = remembered(&to_remember(7, &user)).unwrap();
+        assert_eq!((etag.as_str(), now), ("\"7\"", user));
         assert!(mtime > 1_700_000_000_000_000_000);
         assert_eq!(remembered("no-cache"), None);
     }

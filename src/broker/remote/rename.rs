@@ -2,7 +2,6 @@
 //! the only copy.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -12,10 +11,10 @@ use opendal::{ErrorKind, Metadata};
 
 use super::super::error::{error, kind_of};
 use super::super::operator::noting_retries;
-use super::super::services::Upload;
-use super::{Remote, TEMPORARY, dir_path, same_version, strong};
+use super::compose::{Donor, Job};
+use super::{Remote, dir_path, same_version, strong};
 use crate::store::path::check_path;
-use crate::store::{Base, Condition, Kind, Meta, Segment, StoreError, StoreErrorKind};
+use crate::store::{Base, Condition, Kind, Meta, Segment, StoreError, StoreErrorKind, Version};
 
 /// Longest object that S3 copies in one request; OpenDAL's way for longer ones loses their metadata.
 const COPY_MAX: u64 = 5 << 30;
@@ -23,27 +22,39 @@ const COPY_MAX: u64 = 5 << 30;
 /// Longest object copied so where ranges can be copied side by side: one request would take longer than it may.
 const COPY_WHOLE_MAX: u64 = 256 << 20;
 
-/// Copies of one directory rename that run side by side.
-const CONCURRENT: usize = 32;
+/// Requests of one operation on many objects that run side by side.
+pub(super) const CONCURRENT: usize = 32;
 
 /// Most objects below a directory that is renamed by copying.
 const RENAME_MAX: usize = 1_000_000;
 
-/// How old an unfinished object of an earlier run must be to be removed.
-const TEMPORARY_AGE: Duration = Duration::from_secs(24 * 3600);
-
 impl Remote {
     /// Copies an object; an existing target is replaced.
-    pub async fn copy(&self, from: &str, to: &str) -> Result<Meta, StoreError> {
-        let source = self.find_file(from).await?;
+    pub async fn copy(&self, from: &str, to: &str, version: Option<&Version>) -> Result<Meta, StoreError> {
+        let source = self.find_version(from, version).await?;
         self.copy_object(from, &source, to, &Condition::Any).await
     }
 
-    async fn copy_object(&self, from: &str, source: &Metadata, to: &str, when: &Condition) -> Result<Meta, StoreError> {
+    /// The file at `path`, if it is of `version`.
+    async fn find_version(&self, path: &str, version: Option<&Version>) -> Result<Metadata, StoreError> {
+        let metadata = self.find_file(path).await?;
+        if version.is_some_and(|version| !same_version(&self.meta(&metadata), version)) {
+            return Err(error(StoreErrorKind::VersionMismatch, format!("'{path}' is not the version any more")));
+        }
+        Ok(metadata)
+    }
+
+    /// The copy keeps what the source's headers and metadata say.
+    pub(super) async fn copy_object(
+        &self,
+        from: &str,
+        source: &Metadata,
+        to: &str,
+        when: &Condition,
+    ) -> Result<Meta, StoreError> {
         let meta = self.meta(source);
         self.check_target(to, when).await?;
-        let most = if self.can.write_can_copy_from { COPY_WHOLE_MAX } else { COPY_MAX };
-        if self.can.copy && meta.size <= most {
+        if self.copies_whole(meta.size) {
             let if_match = match when {
                 Condition::IfVersion(version) if self.can.copy_with_if_match => strong(version),
                 _ => None,
@@ -62,7 +73,7 @@ impl Remote {
                     }
                     // The echo of a success? The target was not there before, or another; now it is our source's like.
                     if retried && matches!(failed.kind, StoreErrorKind::VersionMismatch | StoreErrorKind::Exists) {
-                        let there = self.head_meta(to).await?;
+                        let there = self.head(to).await?.map(|m| self.detailed(&m));
                         if let Some(there) =
                             there.filter(|t| t.size == meta.size && t.etag.is_some() && t.etag == meta.etag)
                         {
@@ -75,12 +86,27 @@ impl Remote {
         }
         let base = Base { path: from.to_owned(), version: meta.version() };
         let whole = (meta.size > 0).then_some(Segment::Copy { base: 0, offset: 0, len: meta.size });
-        self.compose(to, &[base], when, whole.as_slice(), None, meta.size).await
+        let job = Job {
+            path: to,
+            bases: &[base],
+            when,
+            segments: whole.as_slice(),
+            attributes: None,
+            total: meta.size,
+            donor: Donor::FirstBase,
+        };
+        self.put_together(&job).await
+    }
+
+    /// Whether `path` can be copied to another name in one request of the store's.
+    pub(super) fn copies_whole(&self, size: u64) -> bool {
+        let most = if self.can.write_can_copy_from { COPY_WHOLE_MAX } else { COPY_MAX };
+        self.can.copy && size <= most
     }
 
     /// The copy, as the store sees it.
     async fn copied(&self, to: &str, source: &Meta) -> Result<Meta, StoreError> {
-        match self.head_meta(to).await? {
+        match self.head(to).await?.map(|m| self.detailed(&m)) {
             Some(meta) if meta.size == source.size => Ok(meta),
             Some(_) => Err(error(StoreErrorKind::VersionMismatch, format!("copy to '{to}': it changed at once"))),
             None => Err(error(StoreErrorKind::Io, format!("copy to '{to}': it is not there"))),
@@ -107,10 +133,16 @@ impl Remote {
     }
 
     /// Renames an object.
-    pub async fn rename_file(&self, from: &str, to: &str, when: &Condition) -> Result<Meta, StoreError> {
-        let source = self.find_file(from).await?;
+    pub async fn rename_file(
+        &self,
+        from: &str,
+        to: &str,
+        when: &Condition,
+        version: Option<&Version>,
+    ) -> Result<Meta, StoreError> {
+        let source = self.find_version(from, version).await?;
         if from == to {
-            return Ok(self.meta(&source));
+            return Ok(self.detailed(&source));
         }
         if self.can.rename {
             self.check_target(to, when).await?;
@@ -178,27 +210,6 @@ impl Remote {
         why
     }
 
-    /// Removes what earlier runs left unfinished, once; others that are at work now keep theirs.
-    pub(super) async fn sweep(&self) {
-        if self.service.upload != Upload::InPlace || self.swept.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(TEMPORARY_AGE);
-        let swept = async {
-            let mut lister = self.ops.ask.lister(&dir_path(TEMPORARY)).await?;
-            while let Some(entry) = lister.try_next().await? {
-                let old = super::seconds(entry.metadata()).is_some_and(|at| i128::from(at) < now.as_nanos() as i128);
-                if old && !entry.path().ends_with('/') {
-                    self.ops.ask.delete(entry.path()).await?;
-                }
-            }
-            Ok::<(), opendal::Error>(())
-        };
-        if let Err(e) = swept.await {
-            log::debug!("cannot look for unfinished objects of earlier runs: {}", self.cleaner.clean(&e.to_string()));
-        }
-    }
-
     /// Renames a directory with all below it onto nothing, or onto an empty directory.
     pub async fn rename_dir(&self, from: &str, to: &str) -> Result<(), StoreError> {
         let what = || format!("rename directory '{from}' to '{to}'");
@@ -235,7 +246,7 @@ impl Remote {
         let at_once = if self.service.real_dirs { 1 } else { CONCURRENT };
         let mut failed = None;
         let mut dirs = tree.dirs.iter();
-        let make = || dirs.next().map(|dir| self.make_one(target(dir)).boxed());
+        let make = || dirs.next().map(|dir| self.make_one(dir, target(dir)).boxed());
         side_by_side(at_once, make, |made| failed = failed.take().or(made.err())).await;
         let moves_one = self.can.rename;
         let mut done: Vec<(&str, Meta)> = Vec::new();
@@ -273,7 +284,11 @@ impl Remote {
         self.ops.ask.delete_iter(tree.dirs).await.map_err(|e| self.fail("remove directory", from, &e))
     }
 
-    async fn make_one(&self, dir: String) -> Result<(), StoreError> {
+    /// A directory's own metadata goes with it.
+    async fn make_one(&self, like: &str, dir: String) -> Result<(), StoreError> {
+        if !self.service.real_dirs {
+            return self.copy_marker(like, &dir).await;
+        }
         self.ops.ask.create_dir(&dir).await.map_err(|e| self.fail("create directory", &dir, &e))
     }
 
@@ -355,7 +370,7 @@ impl Remote {
 }
 
 /// Runs what `next` gives, so many side by side, and hands each result to `end`, until there is nothing left.
-async fn side_by_side<'a, T>(
+pub(super) async fn side_by_side<'a, T>(
     at_once: usize,
     mut next: impl FnMut() -> Option<BoxFuture<'a, T>> + Send,
     mut end: impl FnMut(T) + Send,

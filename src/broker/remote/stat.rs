@@ -12,11 +12,48 @@ use super::{Remote, dir_path};
 use crate::store::{Kind, Meta, StoreError, StoreErrorKind};
 
 impl Remote {
-    /// What is at `path`; a directory hides a file of the same name.
+    /// What is at `path`, with its details; a directory hides a file of the same name.
     pub async fn stat(&self, path: &str) -> Result<Meta, StoreError> {
-        self.find(path)
-            .await?
-            .ok_or_else(|| error(StoreErrorKind::NotFound, format!("stat '{path}': nothing is there")))
+        let markers = self.posix && !self.service.real_dirs && !path.is_empty();
+        let found = if markers { self.find_with_marker(path).await } else { self.find(path).await };
+        let mut meta =
+            found?.ok_or_else(|| error(StoreErrorKind::NotFound, format!("stat '{path}': nothing is there")))?;
+        meta.details.get_or_insert_default();
+        Ok(meta)
+    }
+
+    /// As [`Remote::find`], with what the marker of a directory tells. All questions are asked at once.
+    async fn find_with_marker(&self, path: &str) -> Result<Option<Meta>, StoreError> {
+        let (found, marker) = (pin!(self.find(path)), pin!(self.head_marker(path)));
+        let (found, marker) = match select(found, marker).await {
+            Either::Left((Ok(Some(meta)), marker)) if meta.kind == Kind::Dir => (meta, marker.await),
+            Either::Left((found, _)) => return found,
+            Either::Right((marker, found)) => match found.await? {
+                Some(meta) if meta.kind == Kind::Dir => (meta, marker),
+                other => return Ok(other),
+            },
+        };
+        self.with_marker(found, marker).map(Some)
+    }
+
+    /// The directory `path`, of which `meta` is known, with what its marker tells.
+    pub(super) async fn dir_with_details(&self, path: &str, meta: Meta) -> Result<Meta, StoreError> {
+        let marker = self.head_marker(path).await;
+        self.with_marker(meta, marker)
+    }
+
+    fn with_marker(&self, mut dir: Meta, marker: Result<Option<Metadata>, StoreError>) -> Result<Meta, StoreError> {
+        let marker = match marker {
+            Ok(marker) => marker,
+            // Whoever takes these attributes for all there are writes them back later.
+            Err(e) if dir.marker != Some(false) => return Err(e),
+            Err(_) => None,
+        };
+        if dir.marker.is_none() {
+            dir.marker = Some(marker.is_some());
+        }
+        dir.details = Some(Box::new(marker.map(|m| self.details(&m, Kind::Dir, 0)).unwrap_or_default()));
+        Ok(dir)
     }
 
     /// As [`Remote::stat`], with nothing as `None`.
@@ -37,13 +74,13 @@ impl Remote {
         };
         match dir {
             Some(dir) => Ok(Some(dir)),
-            None => Ok(file?.map(|metadata| self.meta(&metadata))),
+            None => Ok(file?.map(|metadata| self.detailed(&metadata))),
         }
     }
 
     async fn find_real(&self, path: &str) -> Result<Option<Meta>, StoreError> {
         let first = match self.ops.ask.stat(path).await {
-            Ok(metadata) => return Ok(Some(self.meta(&metadata))),
+            Ok(metadata) => return Ok(Some(self.detailed(&metadata))),
             Err(e) => e,
         };
         if kind_of(&first) == StoreErrorKind::Unavailable {
@@ -51,7 +88,7 @@ impl Remote {
         }
         // Some servers know a directory only by its name with the slash.
         match self.ops.ask.stat(&dir_path(path)).await {
-            Ok(metadata) if metadata.is_dir() => Ok(Some(self.meta(&metadata))),
+            Ok(metadata) if metadata.is_dir() => Ok(Some(self.detailed(&metadata))),
             Ok(_) => Ok(None),
             Err(e) if e.kind() == ErrorKind::NotFound && first.kind() == ErrorKind::NotFound => Ok(None),
             Err(_) => Err(self.fail("stat", path, &first)),

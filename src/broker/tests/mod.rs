@@ -43,16 +43,21 @@ impl Bed {
     }
 
     fn with_flush(url: &str, request_timeout: Duration, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
-        let backend = Backend::parse(url).unwrap();
-        let pool = Arc::new(Pool::new(POOL).unwrap());
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        let (exit, exited) = mpsc::channel();
         let options = BrokerOptions {
             request_timeout,
             flush_timeout: Duration::from_secs(5),
             posix_metadata: false,
             readonly: false,
         };
+        Bed::with_options(url, options, on_flush)
+    }
+
+    fn with_options(url: &str, options: BrokerOptions, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
+        let request_timeout = options.request_timeout;
+        let backend = Backend::parse(url).unwrap();
+        let pool = Arc::new(Pool::new(POOL).unwrap());
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (exit, exited) = mpsc::channel();
         let broker_pool = Arc::clone(&pool);
         let (stop, stopped) = tokio::sync::mpsc::channel(2);
         let broker = std::thread::spawn(move || {
@@ -154,7 +159,7 @@ impl Bed {
     }
 
     fn rename(&self, from: &str, to: &str, when: Condition) -> Result<Meta, StoreErrorKind> {
-        block_on(self.remote.rename_file(from, to, when)).map_err(|e| e.kind)
+        block_on(self.remote.rename_file(from, to, when, None)).map_err(|e| e.kind)
     }
 
     fn rename_dir(&self, from: &str, to: &str) -> Result<(), StoreErrorKind> {
@@ -279,7 +284,7 @@ fn files(bed: &Bed) {
         block_on(bed.remote.compose("made", vec![base], Condition::IfAbsent, vec![copy(10, 20)], None, ())).unwrap();
     assert_eq!((made.size, bed.get("made")), (20, text[10..30].to_vec()));
 
-    let copied = block_on(bed.remote.copy("source", "copied")).unwrap();
+    let copied = block_on(bed.remote.copy("source", "copied", None)).unwrap();
     assert_eq!((copied.size, bed.get("copied")), (100_000, text));
     for name in ["source", "made", "copied", "file", "empty"] {
         bed.delete(name).unwrap();

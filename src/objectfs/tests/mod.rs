@@ -1,5 +1,10 @@
 //! The file system over a store in memory.
 
+mod attributes;
+mod conflicts;
+mod contract;
+mod copies;
+mod deletions;
 mod model;
 
 use std::sync::{Arc, Mutex};
@@ -25,11 +30,15 @@ impl Fs {
     }
 
     fn with(len: usize, cache: CachePolicy) -> Fs {
+        Fs::with_config(len, capabilities(), |config| config.cache = cache)
+    }
+
+    fn with_config(len: usize, capabilities: Capabilities, change: impl FnOnce(&mut Config)) -> Fs {
         let pool = Arc::new(Pool::new(len).expect("memfd"));
         let bucket = Arc::new(Mutex::new(Bucket::default()));
         let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), 3);
-        let config = Config {
-            cache,
+        let mut config = Config {
+            cache: CachePolicy::Never,
             readdirplus: true,
             writeback: false,
             allow_mmap: false,
@@ -45,7 +54,8 @@ impl Fs {
             inodes_max: 10_000,
             handles_max: 1_000,
         };
-        let fs = ObjectFs::new(config, Remote::new(store, 0), capabilities(), pool).expect("threads");
+        change(&mut config);
+        let fs = ObjectFs::new(config, Remote::new(store, 0), capabilities, pool).expect("threads");
         block_on(fs.init(u64::MAX)).expect("init");
         Fs { fs, bucket }
     }
@@ -85,7 +95,11 @@ impl Fs {
         Ok((nodeid, block_on(self.fs.open(CTX, nodeid, flags, false))?.handle.expect("handle")))
     }
 
-    fn write_at(&self, (nodeid, handle): (NodeId, Handle), offset: u64, data: &[u8]) -> Result<usize> {
+    fn write_at(&self, file: (NodeId, Handle), offset: u64, data: &[u8]) -> Result<usize> {
+        self.write_with(file, offset, data, RDWR)
+    }
+
+    fn write_with(&self, (nodeid, handle): (NodeId, Handle), offset: u64, data: &[u8], flags: u32) -> Result<usize> {
         let op = Write {
             nodeid,
             handle,
@@ -94,7 +108,7 @@ impl Fs {
             lock_owner: None,
             delayed: false,
             kill_priv: false,
-            flags: 0,
+            flags,
         };
         block_on(self.fs.write(CTX, op, &mut Buffer::of(data)))
     }

@@ -1,11 +1,100 @@
+mod attributes;
+mod hostile;
+mod special;
+
+use std::ffi::CString;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
 
 fn url(dir: &Path) -> String {
     format!("fs://{}", dir.display())
+}
+
+/// A broker that keeps POSIX attributes.
+fn posix(dir: &Path) -> Bed {
+    let options = BrokerOptions {
+        request_timeout: Duration::from_secs(10),
+        flush_timeout: Duration::from_secs(5),
+        posix_metadata: true,
+        readonly: false,
+    };
+    Bed::with_options(&url(dir), options, |_| 0)
+}
+
+/// Whether owners can be given away; without root they cannot.
+fn is_root() -> bool {
+    // SAFETY: it only asks.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn c_path(path: &Path) -> CString {
+    CString::new(path.to_str().unwrap()).unwrap()
+}
+
+fn mkfifo(path: &Path) {
+    // SAFETY: a C string.
+    assert_eq!(unsafe { libc::mkfifo(c_path(path).as_ptr(), 0o600) }, 0);
+}
+
+fn set_xattr(path: &Path, name: &str, value: &[u8]) {
+    let name = CString::new(name).unwrap();
+    // SAFETY: C strings and so many bytes.
+    let set = unsafe { libc::lsetxattr(c_path(path).as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
+fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 1 << 16];
+    let name = CString::new(name).unwrap();
+    // SAFETY: C strings and a buffer of the given length.
+    let len = unsafe { libc::lgetxattr(c_path(path).as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(len).ok()?);
+    Some(value)
+}
+
+fn told(meta: &Meta) -> &Attributes {
+    &meta.details.as_ref().expect("details are told").attributes
+}
+
+fn attributes(mode: u32) -> Attributes {
+    Attributes { mode: Some(mode), ..Attributes::default() }
+}
+
+impl Bed {
+    /// A new object with attributes, from bytes.
+    fn make(&self, path: &str, bytes: &[u8], when: Condition, attributes: &Attributes) -> Result<Meta, StoreError> {
+        let segments = if bytes.is_empty() { vec![] } else { vec![self.data(bytes)] };
+        block_on(self.remote.compose(path, Vec::new(), when, segments, Some(Box::new(attributes.clone())), ()))
+    }
+
+    /// Other attributes for what is of the version `old`.
+    fn change(&self, path: &str, old: &Meta, attributes: &Attributes) -> Result<Meta, StoreError> {
+        let version = old.version();
+        let whole = (old.size > 0).then_some(Segment::Copy { base: 0, offset: 0, len: old.size });
+        let base = Base { path: path.into(), version: version.clone() };
+        let attributes = Some(Box::new(attributes.clone()));
+        let when = Condition::IfVersion(version);
+        block_on(self.remote.compose(path, vec![base], when, whole.into_iter().collect(), attributes, ()))
+    }
+
+    fn mkdir_with(&self, path: &str, attributes: &Attributes) -> Result<(), StoreErrorKind> {
+        block_on(self.remote.create_dir(path, Some(Box::new(attributes.clone())))).map_err(|e| e.kind)
+    }
+
+    fn pages(&self, path: &str) -> Vec<ListEntry> {
+        let (mut all, mut cursor) = (Vec::new(), 0);
+        loop {
+            let (entries, next) = block_on(self.remote.list(path, cursor)).unwrap();
+            all.extend(entries);
+            match next {
+                Some(next) => cursor = next,
+                None => return all,
+            }
+        }
+    }
 }
 
 #[test]
@@ -31,9 +120,7 @@ fn nothing_leads_out_and_special_files_do_not_exist() {
     symlink("real", at("inside")).unwrap();
     fs::create_dir(at("real")).unwrap();
     fs::write(at("real/f"), "f").unwrap();
-    let fifo = std::ffi::CString::new(at("fifo").to_str().unwrap()).unwrap();
-    // SAFETY: a C string.
-    assert_eq!(unsafe { libc::mkfifo(fifo.as_ptr(), 0o600) }, 0);
+    mkfifo(&at("fifo"));
     let bed = Bed::with_timeout(&url(dir.path()), Duration::from_secs(5));
     assert_eq!(bed.names(""), ["real"]);
     for path in ["out", "out/canary", "file", "inside", "inside/f", "fifo"] {

@@ -1,0 +1,202 @@
+//! Two writers of one object: what becomes of what the guest wrote on top of a version that is no longer there.
+//!
+//! A store that knows conditions refuses such an upload, so nothing of the other writer is lost. Here is decided what
+//! happens to ours ([`OnConflict`]). Whoever asked for the upload gets ESTALE (EEXIST if the file was created with O_EXCL),
+//! unless ours replaced theirs.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::content::Upload;
+use super::core::{Core, OnConflict, READ_BLOCK};
+use super::inode::Inode;
+use crate::cache::{Clean, Key};
+use crate::fs::Errno;
+use crate::store::path::NAME_MAX;
+use crate::store::{Condition, Kind, Segment, Store, StoreError, StoreErrorKind};
+
+/// Bytes of a name that a conflict's name adds.
+const SUFFIX_MAX: usize = 64;
+
+/// An upload that needs nothing of its base from the store.
+struct Standalone {
+    upload: Upload,
+    segments: Vec<Segment>,
+    /// Owns the clean blocks among the segments.
+    blocks: Vec<Arc<Clean>>,
+}
+
+/// Whether an upload failed because the object is not what the guest's bytes lie over.
+pub(super) fn is_conflict(error: &StoreError) -> bool {
+    matches!(error.kind, StoreErrorKind::VersionMismatch | StoreErrorKind::Exists | StoreErrorKind::NotFound)
+}
+
+impl<S: Store> Core<S> {
+    /// Deals with an upload of `inode` to `path` that the store refused with `error`. The content is rolled back; the
+    /// caller holds the inode's upload lock. `None`: it cannot be dealt with, the file stays dirty.
+    ///
+    /// # Errors
+    /// `Some(Err)`: what the guest is to be told; what it wrote is safe under another name.
+    pub(super) async fn resolve_conflict(
+        &self,
+        inode: &Arc<Inode>,
+        path: &str,
+        error: &StoreError,
+    ) -> Option<Result<(), Errno>> {
+        if self.config.on_conflict == OnConflict::Fail {
+            return None;
+        }
+        let Some(ours) = self.standalone(inode) else {
+            log::warn!(
+                "{path:?} was changed by somebody else, and parts of what the guest's changes lie over are gone with the old version"
+            );
+            return None;
+        };
+        match self.config.on_conflict {
+            OnConflict::Fail => None,
+            OnConflict::Overwrite => self.overwrite(inode, path, ours).await,
+            OnConflict::KeepBoth => self.keep_both(inode, path, ours, error).await,
+        }
+    }
+
+    async fn overwrite(&self, inode: &Arc<Inode>, path: &str, ours: Standalone) -> Option<Result<(), Errno>> {
+        let Standalone { upload, segments, blocks } = ours;
+        let keep = (upload.keep, blocks);
+        let sent = inode.state().outgoing(inode, self.config.posix);
+        let attributes = sent.attributes.clone();
+        match self.remote.compose(path, Vec::new(), Condition::Any, segments, attributes, keep).await {
+            Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
+                log::warn!("{path:?} was changed by somebody else; the guest's version has replaced theirs");
+                let id = self.tree().content_id();
+                let mut state = inode.state();
+                state.content.commit(meta.version(), id);
+                state.committed(&meta);
+                state.posix.arrived(&sent);
+                Some(Ok(()))
+            }
+            answer => {
+                inode.state().content.roll_back();
+                log::debug!("{path:?}: overwriting somebody else's version failed: {answer:?}");
+                None
+            }
+        }
+    }
+
+    async fn keep_both(
+        &self,
+        inode: &Arc<Inode>,
+        path: &str,
+        ours: Standalone,
+        error: &StoreError,
+    ) -> Option<Result<(), Errno>> {
+        let Standalone { upload, segments, blocks } = ours;
+        let beside = beside(path);
+        let keep = (upload.keep, blocks);
+        let attributes = inode.state().outgoing(inode, self.config.posix).attributes;
+        match self.remote.compose(beside.as_str(), Vec::new(), Condition::IfAbsent, segments, attributes, keep).await {
+            Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
+                log::warn!(
+                    "{path:?} was changed by somebody else; the guest's version ({} bytes) is kept as {beside:?}",
+                    meta.size
+                );
+                let mut state = inode.state();
+                state.content.abandon();
+                state.posix.give_up();
+                state.asked = None;
+                state.own_mtime = false;
+                state.exclusive = false;
+                state.shadows = false;
+                state.refused = None;
+                Some(Err(if error.kind == StoreErrorKind::Exists { Errno::EEXIST } else { Errno::ESTALE }))
+            }
+            answer => {
+                inode.state().content.roll_back();
+                log::debug!("{beside:?} could not be stored: {answer:?}");
+                None
+            }
+        }
+    }
+
+    /// Freezes what `inode` is made of, with what it needs of its base taken from memory. `None`: not all of that is there.
+    fn standalone(&self, inode: &Inode) -> Option<Standalone> {
+        let mut state = inode.state();
+        let base = state.content.base().cloned();
+        let upload = state.content.begin_upload()?;
+        let mut blocks = Vec::new();
+        let mut segments = Vec::new();
+        for segment in &upload.segments {
+            let Segment::Copy { offset, len, .. } = *segment else {
+                segments.push(segment.clone());
+                continue;
+            };
+            let (mut at, end) = (offset, offset + len);
+            while at < end {
+                let index = at / READ_BLOCK;
+                let known = base.as_ref().and_then(|base| self.clean.get(Key { content: base.id, index }));
+                let Some(clean) = known else {
+                    state.content.roll_back();
+                    return None;
+                };
+                let start = usize::try_from(at % READ_BLOCK).unwrap_or(0);
+                let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+                let len = clean.len.saturating_sub(start).min(left);
+                if len == 0 {
+                    state.content.roll_back();
+                    return None;
+                }
+                segments.push(Segment::Data(clean.block.slice(start, len)));
+                at += len as u64;
+                blocks.push(clean);
+            }
+        }
+        Some(Standalone { upload, segments, blocks })
+    }
+}
+
+/// The name under which the guest's version of `path` is kept: beside it, with the time (UTC) and a random part.
+fn beside(path: &str) -> String {
+    use std::hash::{BuildHasher, Hasher};
+    let random = std::hash::RandomState::new().build_hasher().finish() & 0xffff;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (dir, name) = path.rsplit_once('/').map_or((None, path), |(dir, name)| (Some(dir), name));
+    let name = &name[..name.floor_char_boundary(NAME_MAX - SUFFIX_MAX)];
+    let name = format!("{}.conflict-{}-{random:04x}", name.trim_end(), utc(now));
+    dir.map_or(name.clone(), |dir| format!("{dir}/{name}"))
+}
+
+/// Seconds since the epoch as `20261121T145500Z` (ISO 8601, basic format).
+fn utc(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from days, counted from 1 March of the year 0: leap days then come last in their years.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (day, month) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = era * 400 + year + u64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_as_iso_8601_does() {
+        assert_eq!(utc(0), "19700101T000000Z");
+        assert_eq!(utc(951_782_399), "20000228T235959Z");
+        assert_eq!(utc(951_782_400), "20000229T000000Z");
+        assert_eq!(utc(1_795_272_900), "20261121T145500Z");
+        assert_eq!(utc(4_107_542_400), "21000301T000000Z");
+    }
+
+    #[test]
+    fn the_name_beside_is_a_name_in_the_same_directory() {
+        let name = beside("a/b/report.txt");
+        assert!(name.starts_with("a/b/report.txt.conflict-2"), "{name}");
+        let long = beside(&"ü".repeat(127));
+        assert!(long.len() <= NAME_MAX && long.contains(".conflict-"), "{long}");
+        assert!(!beside("x").contains('/'));
+    }
+}

@@ -1,0 +1,342 @@
+//! Bringing changed attributes to the store: with the file's bytes where these are uploaded anyway (`upload`), else by
+//! composing the object anew of all of itself, which changes no byte: what is cached of it stays, and whoever reads it
+//! goes on.
+//!
+//! A change waits a moment for others, because programs that copy files set one attribute after the other. Until the store
+//! has it, a crash loses it; fsync(2), close(2) after writing, rename(2), syncfs(2) and the end of a session do not wait.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+
+use super::attributes::Outgoing;
+use super::conflict::is_conflict;
+use super::core::Core;
+use super::inode::{Inode, State};
+use crate::fs::{Errno, NodeId, Result};
+use crate::store::{Base, Condition, Kind, Meta, Segment, Store, StoreError, StoreErrorKind};
+
+/// How long a change waits for others of the same inode.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long the first change waits at most, however many follow.
+const LONGEST: Duration = Duration::from_secs(2);
+
+/// How long one waits that the store did not take.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// How often the thread looks while anything waits.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Requests of one round that run at once.
+const AT_ONCE: usize = 16;
+
+/// How often somebody else may change an object under us before we give up for now.
+const RACES_MAX: u32 = 4;
+
+/// Inodes whose changed attributes wait to be stored. Its lock is taken last.
+#[derive(Debug, Default)]
+pub struct Pending {
+    state: Mutex<Waiting>,
+    wake: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    inodes: HashMap<NodeId, Due>,
+    stopped: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    at: Instant,
+    latest: Instant,
+}
+
+impl Pending {
+    fn state(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attributes of `id` have changed.
+    pub fn note(&self, id: NodeId) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let due = state.inodes.entry(id).or_insert(Due { at: now, latest: now + LONGEST });
+        due.at = (now + QUIET).min(due.latest);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// The store did not take those of `id`.
+    fn again(&self, id: NodeId) {
+        let at = Instant::now() + AGAIN_AFTER;
+        self.state().inodes.insert(id, Due { at, latest: at });
+        self.wake.notify_one();
+    }
+
+    /// Waits until some are due, and hands them out. `None`: it is over.
+    fn due(&self) -> Option<HashSet<NodeId>> {
+        let mut state = self.state();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            let now = Instant::now();
+            let due: HashSet<NodeId> =
+                state.inodes.iter().filter(|(_, due)| due.at <= now).map(|(id, _)| *id).collect();
+            if !due.is_empty() {
+                state.inodes.retain(|id, _| !due.contains(id));
+                return Some(due);
+            }
+            state = if state.inodes.is_empty() {
+                let empty = |waiting: &mut Waiting| waiting.inodes.is_empty() && !waiting.stopped;
+                self.wake.wait_while(state, empty).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                let running = |waiting: &mut Waiting| !waiting.stopped;
+                self.wake.wait_timeout_while(state, TICK, running).unwrap_or_else(PoisonError::into_inner).0
+            };
+        }
+    }
+}
+
+/// The thread that stores changes once they have waited long enough.
+#[derive(Debug)]
+pub struct Saver(Arc<Pending>);
+
+impl Saver {
+    /// Starts it. It ends when this is dropped, or with the file system.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start<S: Store>(core: &Arc<Core<S>>) -> std::io::Result<Saver> {
+        let pending = Arc::clone(&core.pending);
+        let core: Weak<Core<S>> = Arc::downgrade(core);
+        let saver = Saver(Arc::clone(&pending));
+        std::thread::Builder::new().name("ovfs-attributes".into()).spawn(move || {
+            while let Some(due) = pending.due() {
+                let Some(core) = core.upgrade() else { return };
+                futures::executor::block_on(core.save_due(&due));
+            }
+        })?;
+        Ok(saver)
+    }
+}
+
+impl Drop for Saver {
+    fn drop(&mut self) {
+        self.0.state().stopped = true;
+        self.0.wake.notify_all();
+    }
+}
+
+impl<S: Store> Core<S> {
+    /// The guest changed attributes of `inode`, whose state this is, at `ctime_ns`. The root has no object that could keep them.
+    pub(super) fn attributes_changed(&self, inode: &Inode, state: &mut State, ctime_ns: i64) {
+        if inode.id == NodeId::ROOT || state.unlinked {
+            state.posix.ctime_ns = ctime_ns;
+            return;
+        }
+        state.posix.change(ctime_ns);
+        self.pending.note(inode.id);
+    }
+
+    /// One round of the [`Saver`]. Files that are being written wait for their upload.
+    async fn save_due(&self, due: &HashSet<NodeId>) {
+        let inodes: Vec<Arc<Inode>> = {
+            let tree = self.tree();
+            due.iter().filter_map(|id| tree.inode(*id).ok()).collect()
+        };
+        // Logged there, and tried again.
+        let _ = self.save_several(inodes, None).await;
+    }
+
+    /// Stores all changed attributes, starting nothing after `end`.
+    ///
+    /// # Errors
+    /// What the store says of one.
+    pub(super) async fn save_all(&self, end: Instant) -> Result<()> {
+        let inodes: Vec<Arc<Inode>> = self.tree().inodes().cloned().collect();
+        self.save_several(inodes, Some(end)).await
+    }
+
+    /// Files first: where directories are real, storing a file changes the times of the directory that it is in.
+    async fn save_several(&self, mut inodes: Vec<Arc<Inode>>, end: Option<Instant>) -> Result<()> {
+        inodes.retain(|inode| {
+            let state = inode.state();
+            state.attributes_dirty() && !state.content.is_dirty()
+        });
+        let (files, dirs): (Vec<_>, Vec<_>) = inodes.into_iter().partition(|inode| inode.kind == Kind::File);
+        let mut result = Ok(());
+        for inodes in [files, dirs] {
+            let mut running = FuturesUnordered::new();
+            for inode in inodes {
+                if end.is_some_and(|end| Instant::now() >= end) {
+                    break;
+                }
+                if running.len() >= AT_ONCE
+                    && let Some(saved) = running.next().await
+                {
+                    result = result.and(saved);
+                }
+                running.push(async move { self.upload(&inode).await });
+            }
+            while let Some(saved) = running.next().await {
+                result = result.and(saved);
+            }
+        }
+        result
+    }
+
+    /// Stores the changed attributes of `inode`, whose content is clean. The caller holds `renaming` and the inode's upload
+    /// lock.
+    ///
+    /// # Errors
+    /// What the store says; ESTALE: the object is gone.
+    pub(super) async fn save_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
+        for _ in 0..RACES_MAX {
+            if !inode.state().attributes_dirty() {
+                return Ok(());
+            }
+            let path = self.tree().path(inode.id)?;
+            if inode.kind == Kind::File && inode.state().moved {
+                self.rebase_moved(inode).await?;
+            }
+            let answer = match inode.kind {
+                Kind::File => self.save_file(inode, &path).await,
+                Kind::Dir => self.save_dir(inode, &path).await,
+            };
+            match answer {
+                Ok(()) => return Ok(()),
+                // Somebody else's version: it gets our attributes all the same.
+                Err(error) if is_conflict(&error) => match self.revalidate(inode).await {
+                    Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+                    other => other?,
+                },
+                Err(error) => return Err(self.not_saved(inode, &path, &error)),
+            }
+        }
+        self.pending.again(inode.id);
+        Err(Errno::ESTALE)
+    }
+
+    async fn save_file(&self, inode: &Arc<Inode>, path: &str) -> Result<(), StoreError> {
+        let Some((base, sent)) = self.begin_save(inode, path) else { return Ok(()) };
+        let answer = self.compose_whole(inode, path, base.clone(), Condition::IfVersion(base.version), &sent).await;
+        answer.map(drop)
+    }
+
+    /// What to send for a clean file, if anything; from then on the store's word on it does not count, until [`Core::compose_whole`] is
+    /// done.
+    pub(super) fn begin_save(&self, inode: &Inode, path: &str) -> Option<(Base, Outgoing)> {
+        let mut state = inode.state();
+        if !state.attributes_dirty() || state.content.is_dirty() {
+            return None;
+        }
+        let version = state.content.base()?.version.clone();
+        let sent = state.outgoing(inode, true);
+        state.saving = true;
+        Some((Base { path: path.to_owned(), version }, sent))
+    }
+
+    /// Makes `path` all of `base` with other attributes, and takes that for the object of `inode`.
+    pub(super) async fn compose_whole(
+        &self,
+        inode: &Arc<Inode>,
+        path: &str,
+        base: Base,
+        when: Condition,
+        sent: &Outgoing,
+    ) -> Result<Meta, StoreError> {
+        let size = base.version.size;
+        let segments = match size {
+            0 => Vec::new(),
+            len => vec![Segment::Copy { base: 0, offset: 0, len }],
+        };
+        let answer = self.remote.compose(path, vec![base], when, segments, sent.attributes.clone(), ()).await;
+        let answer = answer.and_then(|meta| match meta {
+            Meta { kind: Kind::File, size: now, .. } if now == size => Ok(meta),
+            other => Err(StoreError {
+                kind: StoreErrorKind::Io,
+                text: format!("{path:?} has {} bytes after a change of its attributes, not {size}", other.size),
+            }),
+        });
+        let mut state = inode.state();
+        state.saving = false;
+        if let Ok(meta) = &answer {
+            state.content.rebase(meta.version());
+            state.committed(meta);
+            state.posix.arrived(sent);
+        }
+        answer
+    }
+
+    async fn save_dir(&self, inode: &Arc<Inode>, path: &str) -> Result<(), StoreError> {
+        if !self.is_fresh(inode.state().asked) {
+            // A directory that somebody else removed is not to come back.
+            let meta = self.stat(path.to_owned()).await?;
+            if meta.kind != Kind::Dir {
+                return Err(StoreError { kind: StoreErrorKind::NotFound, text: format!("{path:?} is a file now") });
+            }
+        }
+        let sent = inode.state().outgoing(inode, true);
+        self.remote.create_dir(path, sent.attributes.clone()).await?;
+        inode.state().dir_stored(&sent);
+        Ok(())
+    }
+
+    /// What becomes of changes that the store did not take: they are tried again, or given up where that is in vain.
+    fn not_saved(&self, inode: &Inode, path: &str, error: &StoreError) -> Errno {
+        let errno = Errno::from(error.kind);
+        let later = matches!(
+            error.kind,
+            StoreErrorKind::Unavailable
+                | StoreErrorKind::Io
+                | StoreErrorKind::NoSpace
+                | StoreErrorKind::PermissionDenied
+                | StoreErrorKind::Stale
+        );
+        if later {
+            log::warn!("attributes of {path:?} could not be stored yet: {error}; will be tried again");
+            self.pending.again(inode.id);
+        } else {
+            log::error!("attributes of {path:?} cannot be stored and stay as they were: {error}");
+            inode.state().posix.give_up();
+        }
+        errno
+    }
+}
+
+impl State {
+    /// A directory has the attributes that were `sent`, and thus a marker.
+    pub(super) fn dir_stored(&mut self, sent: &Outgoing) {
+        let now = Instant::now();
+        self.marker = Some(true);
+        self.committed = Some(now);
+        self.asked = Some(now);
+        self.posix.asked = Some(now);
+        self.posix.arrived(sent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_waits_for_others_but_not_for_ever() {
+        let pending = Pending::default();
+        pending.note(NodeId(7));
+        let first = pending.state().inodes[&NodeId(7)];
+        assert_eq!(first.latest - first.at, LONGEST - QUIET);
+        pending.state().inodes.insert(NodeId(7), Due { at: first.at, latest: Instant::now() });
+        pending.note(NodeId(7));
+        assert_eq!(pending.due(), Some(HashSet::from([NodeId(7)])));
+        assert!(pending.state().inodes.is_empty());
+        pending.state().stopped = true;
+        assert_eq!(pending.due(), None);
+    }
+}
