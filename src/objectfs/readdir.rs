@@ -42,7 +42,9 @@ struct Listed {
     meta: Meta,
     /// When it was asked for; `None`: it is a file that the store does not have yet.
     asked: Option<Instant>,
-    /// The store was asked for what the listing does not tell, and had no answer.
+    /// When the store was asked for what the listing does not tell, if it was.
+    told: Option<Instant>,
+    /// It had no answer.
     unknown: bool,
 }
 
@@ -136,7 +138,13 @@ impl<S: Store> Core<S> {
             let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
             let pending = || deleting && self.deletions.contains(&crate::store::path::join(&path, &entry.name));
             if legal && !pending() && !is_reserved(dir.inode.id, &entry.name) {
-                listing.names.push(Listed { name: entry.name, meta: entry.meta, asked: Some(asked), unknown: false });
+                listing.names.push(Listed {
+                    name: entry.name,
+                    meta: entry.meta,
+                    asked: Some(asked),
+                    told: None,
+                    unknown: false,
+                });
             }
         }
         listing.started = true;
@@ -162,7 +170,7 @@ impl<S: Store> Core<S> {
                     marker: None,
                     details: None,
                 };
-                local.push(Listed { name, meta, asked: None, unknown: false });
+                local.push(Listed { name, meta, asked: None, told: None, unknown: false });
             }
         }
         if local.is_empty() {
@@ -190,7 +198,7 @@ impl<S: Store> Core<S> {
         let answers = join_all(wanted.iter().map(|(_, path)| self.stat(path.clone()))).await;
         for ((at, path), answer) in wanted.into_iter().zip(answers) {
             match answer {
-                Ok(meta) => (names[at].meta, names[at].asked) = (meta, Some(asked)),
+                Ok(meta) => (names[at].meta, names[at].told) = (meta, Some(asked)),
                 // One name's trouble is not the listing's; who looks it up is told.
                 Err(error) => {
                     log::debug!("the attributes of {path:?} are not listed: {error}");
@@ -244,7 +252,7 @@ impl<S: Store> Core<S> {
                 }
                 // Removed through us since the listing was asked for: the name alone is told, not what it was.
                 (Some(asked), None) if tree.removed_since(parent, &listed.name, asked) => None,
-                (Some(asked), _) => tree.adopt(parent, &listed.name, &listed.meta, asked).ok(),
+                (Some(asked), _) => tree.adopt(parent, &listed.name, &listed.meta, listed.told.unwrap_or(asked)).ok(),
             };
             if let Some(inode) = &inode {
                 tree.remember(inode.id);
