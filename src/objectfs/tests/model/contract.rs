@@ -205,6 +205,18 @@ impl Contract {
         let near = |other: &str| other == path || below(path, other) || below(other, path);
         !self.changed.iter().any(|key| near(key.trim_end_matches('/')))
             && !self.files.values().any(|f| Self::may_be_local(f) && f.place.as_deref().is_some_and(near))
+            && !self.may_be_kept(path)
+    }
+
+    /// Whether a directory on the way to `path` may be there for what the guest wrote alone.
+    fn may_be_kept(&self, path: &str) -> bool {
+        let above = |dir: &str| {
+            self.kind(dir) != Kind::Dir
+                && self.files.values().any(|file| {
+                    Self::may_be_local(file) && file.place.as_deref().is_some_and(|place| below(place, dir))
+                })
+        };
+        path.match_indices('/').any(|(at, _)| above(&path[..at]))
     }
 
     /// Whether nobody plays with the name `path` or with a directory above it.
@@ -212,6 +224,7 @@ impl Contract {
         let above = |other: &str| other == path || below(path, other);
         !self.changed.iter().any(|key| above(key.trim_end_matches('/')))
             && !self.files.values().any(|f| Self::may_be_local(f) && f.place.as_deref().is_some_and(above))
+            && !self.may_be_kept(path)
     }
 
     /// Errors that naming `path` may end in, before its last component is looked at.
@@ -353,6 +366,7 @@ impl Contract {
             return Err(format!("{key:?} replaced what another program put there"));
         }
         file.stored = true;
+        file.theirs = false;
         if known {
             file.exclusive = false;
             file.owed.fill(true);
@@ -361,7 +375,6 @@ impl Contract {
             file.dirty = Dirty::Maybe;
             // A directory of its name hides it.
             file.foreign = after.keys().any(|other| below(other, key));
-            file.theirs = false;
         }
         Ok(())
     }
@@ -446,6 +459,14 @@ impl Contract {
         }
         let known = self.files.iter().find(|(_, file)| placed(file) && !file.foreign);
         if let Some((id, _)) = known {
+            return Ok(*id);
+        }
+        // It may still be the file that it was before somebody may have changed it.
+        let there = self.bucket.get(path);
+        let unsure =
+            |file: &&mut File| placed(file) && !file.theirs && there.is_some_and(|there| **there == file.bytes);
+        if let Some((id, file)) = self.files.iter_mut().find(|(_, file)| unsure(file)) {
+            file.wild = true;
             return Ok(*id);
         }
         self.lose_name(path);

@@ -377,6 +377,8 @@ impl<S: System> Runner<S> {
                 self.system.release(node, handle).ok();
                 return Ok(());
             };
+            let after = self.system.bucket();
+            self.contract.settle(&after, &Expected::new())?;
             let absent = !self.contract.bucket.contains_key(path);
             match creates.filter(|_| absent && seen.is_empty()) {
                 Some(exclusive) => self.contract.created(path, exclusive),
