@@ -160,7 +160,7 @@ impl<S: Store> Core<S> {
     async fn rename_object(&self, source: &Arc<Inode>, old: String, new: String, when: Condition) -> Result<Meta> {
         let version = source.state().object_version();
         match self.remote.rename_file(old.as_str(), new.as_str(), when.clone(), version).await {
-            Err(error) if error.kind == StoreErrorKind::VersionMismatch => {}
+            Err(error) if error.kind == StoreErrorKind::VersionMismatch || gone(&error) => {}
             answer => return Ok(answer?),
         }
         if source.state().content.is_dirty() {
