@@ -345,6 +345,24 @@ impl TestStore {
         keys
     }
 
+    /// Directories that are there by themselves: markers, or directories of a store of files; with their slashes.
+    ///
+    /// # Panics
+    /// As [`TestStore::get`].
+    pub fn dirs(&self) -> Vec<String> {
+        let keys = match self.kind {
+            Kind::Moto => s3::keys(self.port, BUCKET),
+            Kind::Azurite => azure::keys(self.port, BUCKET),
+            Kind::FakeGcs | Kind::GcsModel => gcs::keys(self.port, BUCKET),
+            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => Ok(files::dirs(&self.root())),
+            Kind::Memory => Err(io::ErrorKind::Unsupported.into()),
+        };
+        let mut keys = keys.unwrap_or_else(|error| panic!("list from outside: {error}"));
+        keys.retain(|key| key.ends_with('/'));
+        keys.sort();
+        keys
+    }
+
     /// Which file an object is, for stores of files: it stays the same through a rename and a change in place.
     pub fn identity(&self, key: &str) -> Option<u64> {
         self.kind.is_files().then(|| files::identity(&self.root(), key)).flatten()

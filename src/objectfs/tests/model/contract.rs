@@ -332,7 +332,9 @@ impl Contract {
     }
 
     fn keeps_dir(&self, key: &str, after: &Bucket) -> bool {
-        after.contains_key(key) && (self.kind(key.trim_end_matches('/')) == Kind::Dir || self.cached)
+        let dir = key.trim_end_matches('/');
+        let kept = |file: &File| file.place.as_deref().is_some_and(|place| below(place, dir));
+        after.contains_key(key) && (self.kind(dir) == Kind::Dir || self.cached || self.files.values().any(kept))
     }
 
     /// Takes over the bucket, and finds out who is in step with it.
@@ -415,6 +417,7 @@ impl Contract {
         match (&outcome.result, wanted) {
             (Err(_), _) if outcome.failed => {
                 self.settle_loosely(&outcome.after, touched)?;
+                self.kept_for_nothing(touched);
                 Ok(Taken::Refused)
             }
             (Err(errno), _) if !certain && TRUSTED_TOO_LONG.contains(errno) => {
@@ -432,6 +435,19 @@ impl Contract {
                 Ok(Taken::Done)
             }
             (result, wanted) => Err(format!("answers {result:?}, wanted {wanted:?}")),
+        }
+    }
+
+    /// Taking a name from an open file begins with taking its bytes from the store into memory. When that was for nothing, the file has
+    /// them there, as if the guest had written them all, and may bring them back.
+    fn kept_for_nothing(&mut self, touched: &[&str]) {
+        let open = |file: &&mut File| file.handles > 0 && file.place.as_deref().is_some_and(|at| touched.contains(&at));
+        for file in self.files.values_mut().filter(open) {
+            file.foreign = true;
+            file.owed.fill(false);
+            if file.dirty == Dirty::No {
+                file.dirty = Dirty::Maybe;
+            }
         }
     }
 
