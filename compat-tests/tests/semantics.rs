@@ -47,7 +47,9 @@ fn tests() -> BTreeSet<String> {
     files(&root().join("src"), ".rs", &mut sources);
     files(&root().join("compat-tests/src"), ".rs", &mut sources);
     files(&root().join("compat-tests/tests"), ".rs", &mut sources);
-    files(&root().join("compat-tests/guests/jobs"), ".sh", &mut jobs);
+    for suffix in [".sh", ".py"] {
+        files(&root().join("compat-tests/guests/jobs"), suffix, &mut jobs);
+    }
     for path in sources {
         tests_of(&std::fs::read_to_string(&path).unwrap(), &mut tests);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,6 @@ use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
 use crate::store::{Attributes, Capabilities, Details, Kind, Meta, Pool, Remote, Store, StoreError};
-
-/// Length of a clean block in bytes: what one GET of a cold read fetches.
-pub const READ_BLOCK: u64 = 1 << 20;
 
 /// How the guest may cache, by `--cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +101,8 @@ pub struct Core<S> {
     pub(super) clean: CleanCache,
     /// Held for reading by what depends on the path of a file staying as it is, for writing by renames.
     pub(super) renaming: async_lock::RwLock<()>,
+    /// Handles that are read from front to back.
+    pub(super) reading_ahead: Arc<AtomicUsize>,
     pub(super) handles: Handles,
     pub(super) deletions: Deletions,
     /// Attributes that wait to be stored.
@@ -141,6 +140,7 @@ impl<S: Store> Core<S> {
             blocks: Blocks::new(pool),
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
+            reading_ahead: Arc::default(),
             handles: Handles::new(config.handles_max),
             deletions: Deletions::default(),
             pending: tree.pending(),

@@ -248,7 +248,11 @@ impl State {
     }
 
     fn observe_bytes(&mut self, meta: &Meta, fresh: impl FnOnce() -> ContentId) {
+<<<<<<< HEAD
         if self.agrees(meta) || (self.moved && self.content.size() == meta.size) {
+=======
+        if self.is_base(meta) {
+>>>>>>> main
             if meta.etag.is_some() || self.moved {
                 self.content.rebase(meta.version());
                 self.etag.clone_from(&meta.etag);

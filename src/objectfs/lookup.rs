@@ -8,7 +8,7 @@ use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
 use super::tree::Tree;
 use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::{Kind, Store, StoreError, StoreErrorKind};
 
 /// How often a question to the store is asked again because names changed under it.
 const RACES_MAX: u32 = 8;

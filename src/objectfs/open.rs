@@ -1,12 +1,12 @@
 //! Opening, closing, and making files.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::attributes::Birth;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenFile;
 use super::inode::Inode;
+use super::stream::Streams;
 use crate::fs::flags::fopen;
 use crate::fs::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::{Kind, Store};
@@ -50,7 +50,7 @@ impl<S: Store> Core<S> {
             readable: readable || self.config.writeback,
             writable,
             append: flags as i32 & libc::O_APPEND != 0,
-            next_block: AtomicU64::new(0),
+            streams: Streams::new(Arc::clone(&self.reading_ahead)),
         })?;
         let mut state = inode.state();
         state.open += 1;

@@ -158,6 +158,9 @@ impl<S: Store> Core<S> {
     /// Renames the object of `source`. What somebody else has put in its place is renamed just as well, unless the guest's changes
     /// lie over the version that is gone.
     async fn rename_object(&self, source: &Arc<Inode>, old: String, new: String, when: Condition) -> Result<Meta> {
+        if source.state().moved && self.rebase_moved(source).await.is_err() {
+            self.must_stand(source, &old).await?;
+        }
         let version = source.state().object_version();
         match self.remote.rename_file(old.as_str(), new.as_str(), when.clone(), version).await {
             Err(error) if error.kind == StoreErrorKind::VersionMismatch || gone(&error) => {}

@@ -12,10 +12,10 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::conflict::is_conflict;
-use super::core::{Core, READ_BLOCK};
+use super::core::Core;
 use super::inode::Inode;
 use super::tree::HIDDEN_PREFIX;
-use crate::cache::{Clean, Extent, Key};
+use crate::cache::{Clean, Extent};
 use crate::fs::{Errno, Result};
 use crate::store::{Base, Condition, Kind, Store, StoreError, StoreErrorKind};
 
@@ -186,12 +186,12 @@ impl<S: Store> Core<S> {
 
     /// The memory of a whole small object stays, as clean.
     fn keep_clean(&self, id: crate::cache::ContentId, whole: Extent) {
-        if whole.len as u64 > READ_BLOCK || whole.len == 0 {
+        if whole.len == 0 {
             return;
         }
         if let Ok(block) = Arc::try_unwrap(whole.block) {
             block.mark_clean();
-            self.clean.insert(Key { content: id, index: 0 }, Arc::new(Clean { block, len: whole.len }));
+            self.clean.insert(id, Arc::new(Clean::new(0, block, whole.len)));
         }
     }
 

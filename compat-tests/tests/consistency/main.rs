@@ -59,7 +59,8 @@ struct Contents {
 impl Contents {
     fn fresh(&self, rng: &mut Rng) -> (u64, Vec<u8>) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let lines = 1 + rng.below(if rng.below(5) == 0 { 8_000 } else { 200 });
+        let most = if rng.below(5) == 0 { 8_000 } else { 200 };
+        let lines = 1 + rng.below(most);
         (number, Contents::of(number, lines))
     }
 

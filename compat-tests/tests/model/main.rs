@@ -13,6 +13,7 @@ mod run;
 mod run_files;
 #[path = "../../../src/objectfs/tests/model/run_names.rs"]
 mod run_names;
+#[allow(dead_code, reason = "not every way to make sequences is used here")]
 #[path = "../../../src/objectfs/tests/model/step.rs"]
 mod step;
 #[path = "../../../src/objectfs/tests/model/system.rs"]
