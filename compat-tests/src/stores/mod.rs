@@ -283,7 +283,9 @@ impl TestStore {
             Kind::Azurite => azure::put(self.port, BUCKET, key, data),
             Kind::FakeGcs | Kind::GcsModel => gcs::put(self.port, BUCKET, key, data),
             // The server remembers the ETag of what it wrote, whatever becomes of the file.
-            Kind::S3sFs if self.root().join(key).is_file() => s3::put(self.port, BUCKET, key, data),
+            Kind::S3sFs if !key.contains('/') || self.root().join(key).is_file() => {
+                s3::put(self.port, BUCKET, key, data)
+            }
             Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => files::put(&self.root(), key, data),
             Kind::Memory => Err(io::ErrorKind::Unsupported.into()),
         }
