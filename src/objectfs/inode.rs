@@ -190,21 +190,11 @@ impl State {
         self.unlinked || self.content.is_dirty() || self.saving
     }
 
-    /// Whether somebody has bytes of this version in hand: a handle, or changes that lie over it.
-    pub fn is_held(&self) -> bool {
-        self.open > 0 || self.content.is_dirty()
-    }
-
     /// Whether `meta` is of the bytes that are known.
     pub fn agrees(&self, meta: &Meta) -> bool {
-        meta.kind == Kind::Dir || self.is_local() || self.is_base(meta)
-    }
-
-    /// Whether `meta` is of the version that the bytes lie over.
-    pub fn is_base(&self, meta: &Meta) -> bool {
         let same =
             |base: &BaseObject| same_version(base.version.etag.as_ref(), base.version.size, self.store_mtime_ns, meta);
-        self.content.base().is_some_and(same)
+        meta.kind == Kind::Dir || self.is_local() || self.content.base().is_some_and(same)
     }
 
     /// The version of the object that the bytes lie over, if it is known: not after a directory above was renamed.
@@ -248,11 +238,7 @@ impl State {
     }
 
     fn observe_bytes(&mut self, meta: &Meta, fresh: impl FnOnce() -> ContentId) {
-<<<<<<< HEAD
-        if self.agrees(meta) || (self.moved && self.content.size() == meta.size) {
-=======
         if self.is_base(meta) {
->>>>>>> main
             if meta.etag.is_some() || self.moved {
                 self.content.rebase(meta.version());
                 self.etag.clone_from(&meta.etag);
@@ -275,6 +261,14 @@ impl State {
         self.mtime_ns = meta.mtime_ns.unwrap_or(self.mtime_ns);
         self.store_mtime_ns = meta.mtime_ns;
         self.atime_ns = self.mtime_ns;
+    }
+
+    /// Whether `meta` is of the version that the bytes lie over.
+    pub fn is_base(&self, meta: &Meta) -> bool {
+        self.content.base().is_some_and(|base| {
+            same_version(base.version.etag.as_ref(), base.version.size, self.store_mtime_ns, meta)
+                || (self.moved && base.version.size == meta.size)
+        })
     }
 
     /// Our own upload stands in the store as `meta`.

@@ -123,8 +123,8 @@ impl<S: Store> Core<S> {
     /// # Errors
     /// What the store says.
     pub(super) async fn base_stands(&self, inode: &Inode, path: &str) -> Result<bool> {
-        match self.stat(path.to_owned()).await {
-            Ok(meta) => Ok(inode.is(&meta) && inode.state().is_base(&meta)),
+        match self.remote.stat(path).await {
+            Ok(meta) => Ok(meta.kind == Kind::File && inode.state().is_base(&meta)),
             Err(error) if gone(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }

@@ -134,7 +134,8 @@ impl<S: Store> Core<S> {
     }
 
     /// Before the name `path` of `inode` goes: if it is open, keeps its bytes, in memory if they are few, else in a hidden object.
-    /// Returns whether the object is no longer at `path`.
+    /// Those that somebody else replaced cannot be kept, and its handles say ESTALE. Returns whether the object is no longer at
+    /// `path`.
     pub(super) async fn keep_open(&self, inode: &Arc<Inode>, path: &str, leaving: Leaving) -> Result<bool> {
         {
             let mut state = inode.state();
@@ -149,13 +150,10 @@ impl<S: Store> Core<S> {
         if inode.state().content.size() <= (self.blocks.len() / 8) as u64 && self.keep_in_memory(inode).await {
             return Ok(false);
         }
-<<<<<<< HEAD
-=======
         if inode.state().moved && !self.base_stands(inode, path).await? {
             inode.state().content.disown();
             return Ok(false);
         }
->>>>>>> main
         let hidden = hidden_name();
         let version = inode.state().object_version();
         let (kept, moved) = match leaving {

@@ -94,6 +94,10 @@ impl<S: Store> Core<S> {
             let state = source.state();
             (state.content.base().is_some(), state.shadows)
         };
+        if in_store {
+            self.must_stand(source, &old).await?;
+        }
+        self.keep_dir(from.parent).await?;
         let mut over_object = false;
         if let Some(target) = target {
             let target_shadows = target.state().shadows;
@@ -181,6 +185,22 @@ impl<S: Store> Core<S> {
         Ok(self.remote.rename_file(old, new, when, version).await?)
     }
 
+    /// Before the object `path` of `inode` moves, which gives it another version: if somebody needs the bytes that are known, they
+    /// must be the ones that move, or those who have it open would see a mix.
+    ///
+    /// # Errors
+    /// ESTALE: somebody else replaced the object under what the guest wrote. ENOENT: or deleted it.
+    async fn must_stand(&self, inode: &Arc<Inode>, path: &str) -> Result<()> {
+        let (open, dirty) = {
+            let state = inode.state();
+            (state.open > 0, state.content.is_dirty())
+        };
+        if !open && !dirty || self.base_stands(inode, path).await? {
+            return Ok(());
+        }
+        if dirty { Err(Errno::ESTALE) } else { self.revalidate(inode).await }
+    }
+
     async fn rename_dir(
         &self,
         source: &Arc<Inode>,
@@ -197,7 +217,16 @@ impl<S: Store> Core<S> {
         if let Some(target) = target {
             self.no_local_children(target.id)?;
         }
-        self.versions_stand(source).await?;
+        let below = self.tree().below(source.id);
+        for inode in below {
+            if inode.state().content.base().is_some() {
+                let path = self.tree().path(inode.id)?;
+                match self.must_stand(&inode, &path).await {
+                    Err(Errno::ENOENT) => {}
+                    other => other?,
+                }
+            }
+        }
         self.keep_dir(from.parent).await?;
         match self.remote.rename_dir(old, new).await {
             // Others emptied it, but it has files that the store does not have yet.
@@ -210,8 +239,9 @@ impl<S: Store> Core<S> {
             tree.rename(source.id, to.parent, to.name)?;
             for inode in tree.below(source.id) {
                 let mut state = inode.state();
+                let held = state.open > 0 || state.content.is_dirty();
                 // What nobody holds is known anew when it is opened.
-                state.moved = inode.kind == Kind::File && state.content.base().is_some() && state.is_held();
+                state.moved = inode.kind == Kind::File && state.content.base().is_some() && held;
                 state.asked = None;
                 state.own_mtime = true;
                 if state.moved {
@@ -223,32 +253,6 @@ impl<S: Store> Core<S> {
         for inode in moved {
             // If it cannot be told now, it is asked again before it is read or uploaded.
             let _ = self.rebase_moved(&inode).await;
-        }
-        Ok(())
-    }
-
-    /// Before the objects below `dir` move, which gives them other versions: those of which somebody holds bytes must be the versions
-    /// that are known, or what moves would be taken for them.
-    ///
-    /// # Errors
-    /// ESTALE: somebody else replaced an object under what the guest wrote.
-    async fn versions_stand(&self, dir: &Inode) -> Result<()> {
-        let below = self.tree().below(dir.id);
-        for inode in below {
-            let held = {
-                let state = inode.state();
-                state.content.base().is_some() && !state.moved && state.is_held()
-            };
-            if !held || self.base_stands(&inode, &self.object_path(&inode)?).await? {
-                continue;
-            }
-            if inode.state().content.is_dirty() {
-                return Err(Errno::ESTALE);
-            }
-            match self.revalidate(&inode).await {
-                Err(Errno::ENOENT) => {}
-                other => other?,
-            }
         }
         Ok(())
     }
