@@ -113,9 +113,16 @@ impl<S: Store> Core<S> {
                 Some(meta) => meta,
                 None => self.rename_object(source, old, new, when).await?,
             };
+            let fresh = self.tree().content_id();
             let mut state = source.state();
             let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
-            state.content.rebase(meta.version());
+            let same_size = state.content.base().is_some_and(|base| base.version.size == meta.size);
+            if same_size {
+                state.content.rebase(meta.version());
+            } else if !state.content.is_dirty() {
+                // Somebody else has put another object there by the time the store was asked about it.
+                state.content.replace(meta.version(), fresh);
+            }
             state.committed(&meta);
             // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
             state.own_mtime = own_mtime;
@@ -167,7 +174,7 @@ impl<S: Store> Core<S> {
         }
         let version = source.state().object_version();
         match self.remote.rename_file(old.as_str(), new.as_str(), when.clone(), version).await {
-            Err(error) if error.kind == StoreErrorKind::VersionMismatch => {}
+            Err(error) if error.kind == StoreErrorKind::VersionMismatch || gone(&error) => {}
             answer => return Ok(answer?),
         }
         if source.state().content.is_dirty() {

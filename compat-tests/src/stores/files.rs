@@ -31,9 +31,9 @@ pub(super) fn get(root: &Path, key: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Deletes a file.
+/// Deletes a file, or with a slash at the end of its name a directory.
 pub(super) fn delete(root: &Path, key: &str) -> io::Result<()> {
-    fs::remove_file(root.join(key))
+    if key.ends_with('/') { fs::remove_dir(root.join(key)) } else { fs::remove_file(root.join(key)) }
 }
 
 /// Which file it is, whatever its name.
@@ -48,12 +48,32 @@ pub(super) fn keys(root: &Path) -> Vec<String> {
     keys
 }
 
+/// All directories, with a slash.
+pub(super) fn dirs(root: &Path) -> Vec<String> {
+    let (mut found, mut left) = (Vec::new(), vec![String::new()]);
+    while let Some(dir) = left.pop() {
+        let Ok(entries) = fs::read_dir(root.join(&dir)) else { continue };
+        for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !is_own(&name) {
+                left.push(format!("{dir}{name}/"));
+                found.push(format!("{dir}{name}/"));
+            }
+        }
+    }
+    found
+}
+
+/// What servers and the broker keep for themselves.
+fn is_own(name: &str) -> bool {
+    [".tmp", ".metadata", ".upload", ".ovfs"].iter().any(|own| name.starts_with(own))
+}
+
 fn walk(dir: PathBuf, prefix: &str, keys: &mut Vec<String>) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        // What servers and the broker keep for themselves.
-        if [".tmp", ".metadata", ".upload", ".ovfs"].iter().any(|own| name.starts_with(own)) {
+        if is_own(&name) {
             continue;
         }
         let key = format!("{prefix}{name}");

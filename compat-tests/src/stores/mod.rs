@@ -283,7 +283,9 @@ impl TestStore {
             Kind::Azurite => azure::put(self.port, BUCKET, key, data),
             Kind::FakeGcs | Kind::GcsModel => gcs::put(self.port, BUCKET, key, data),
             // The server remembers the ETag of what it wrote, whatever becomes of the file.
-            Kind::S3sFs if self.root().join(key).is_file() => s3::put(self.port, BUCKET, key, data),
+            Kind::S3sFs if !key.contains('/') || self.root().join(key).is_file() => {
+                s3::put(self.port, BUCKET, key, data)
+            }
             Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => files::put(&self.root(), key, data),
             Kind::Memory => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -341,6 +343,24 @@ impl TestStore {
         };
         let mut keys = keys.unwrap_or_else(|error| panic!("list from outside: {error}"));
         keys.retain(|key| !key.ends_with('/'));
+        keys.sort();
+        keys
+    }
+
+    /// Directories that are there by themselves: markers, or directories of a store of files; with their slashes.
+    ///
+    /// # Panics
+    /// As [`TestStore::get`].
+    pub fn dirs(&self) -> Vec<String> {
+        let keys = match self.kind {
+            Kind::Moto => s3::keys(self.port, BUCKET),
+            Kind::Azurite => azure::keys(self.port, BUCKET),
+            Kind::FakeGcs | Kind::GcsModel => gcs::keys(self.port, BUCKET),
+            Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp => Ok(files::dirs(&self.root())),
+            Kind::Memory => Err(io::ErrorKind::Unsupported.into()),
+        };
+        let mut keys = keys.unwrap_or_else(|error| panic!("list from outside: {error}"));
+        keys.retain(|key| key.ends_with('/'));
         keys.sort();
         keys
     }

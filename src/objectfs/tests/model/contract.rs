@@ -205,6 +205,18 @@ impl Contract {
         let near = |other: &str| other == path || below(path, other) || below(other, path);
         !self.changed.iter().any(|key| near(key.trim_end_matches('/')))
             && !self.files.values().any(|f| Self::may_be_local(f) && f.place.as_deref().is_some_and(near))
+            && !self.may_be_kept(path)
+    }
+
+    /// Whether a directory on the way to `path` may be there for what the guest wrote alone.
+    fn may_be_kept(&self, path: &str) -> bool {
+        let above = |dir: &str| {
+            self.kind(dir) != Kind::Dir
+                && self.files.values().any(|file| {
+                    Self::may_be_local(file) && file.place.as_deref().is_some_and(|place| below(place, dir))
+                })
+        };
+        path.match_indices('/').any(|(at, _)| above(&path[..at]))
     }
 
     /// Whether nobody plays with the name `path` or with a directory above it.
@@ -212,6 +224,7 @@ impl Contract {
         let above = |other: &str| other == path || below(path, other);
         !self.changed.iter().any(|key| above(key.trim_end_matches('/')))
             && !self.files.values().any(|f| Self::may_be_local(f) && f.place.as_deref().is_some_and(above))
+            && !self.may_be_kept(path)
     }
 
     /// Errors that naming `path` may end in, before its last component is looked at.
@@ -319,7 +332,9 @@ impl Contract {
     }
 
     fn keeps_dir(&self, key: &str, after: &Bucket) -> bool {
-        after.contains_key(key) && (self.kind(key.trim_end_matches('/')) == Kind::Dir || self.cached)
+        let dir = key.trim_end_matches('/');
+        let kept = |file: &File| file.place.as_deref().is_some_and(|place| below(place, dir));
+        after.contains_key(key) && (self.kind(dir) == Kind::Dir || self.cached || self.files.values().any(kept))
     }
 
     /// Takes over the bucket, and finds out who is in step with it.
@@ -353,6 +368,7 @@ impl Contract {
             return Err(format!("{key:?} replaced what another program put there"));
         }
         file.stored = true;
+        file.theirs = false;
         if known {
             file.exclusive = false;
             file.owed.fill(true);
@@ -361,7 +377,6 @@ impl Contract {
             file.dirty = Dirty::Maybe;
             // A directory of its name hides it.
             file.foreign = after.keys().any(|other| below(other, key));
-            file.theirs = false;
         }
         Ok(())
     }
@@ -402,6 +417,7 @@ impl Contract {
         match (&outcome.result, wanted) {
             (Err(_), _) if outcome.failed => {
                 self.settle_loosely(&outcome.after, touched)?;
+                self.kept_for_nothing(touched);
                 Ok(Taken::Refused)
             }
             (Err(errno), _) if !certain && TRUSTED_TOO_LONG.contains(errno) => {
@@ -419,6 +435,19 @@ impl Contract {
                 Ok(Taken::Done)
             }
             (result, wanted) => Err(format!("answers {result:?}, wanted {wanted:?}")),
+        }
+    }
+
+    /// Taking a name from an open file begins with taking its bytes from the store into memory. When that was for nothing, the file has
+    /// them there, as if the guest had written them all, and may bring them back.
+    fn kept_for_nothing(&mut self, touched: &[&str]) {
+        let open = |file: &&mut File| file.handles > 0 && file.place.as_deref().is_some_and(|at| touched.contains(&at));
+        for file in self.files.values_mut().filter(open) {
+            file.foreign = true;
+            file.owed.fill(false);
+            if file.dirty == Dirty::No {
+                file.dirty = Dirty::Maybe;
+            }
         }
     }
 
@@ -446,6 +475,14 @@ impl Contract {
         }
         let known = self.files.iter().find(|(_, file)| placed(file) && !file.foreign);
         if let Some((id, _)) = known {
+            return Ok(*id);
+        }
+        // It may still be the file that it was before somebody may have changed it.
+        let there = self.bucket.get(path);
+        let unsure =
+            |file: &&mut File| placed(file) && !file.theirs && there.is_some_and(|there| **there == file.bytes);
+        if let Some((id, file)) = self.files.iter_mut().find(|(_, file)| unsure(file)) {
+            file.wild = true;
             return Ok(*id);
         }
         self.lose_name(path);

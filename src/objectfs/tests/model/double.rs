@@ -151,7 +151,9 @@ impl System for Double {
     }
 
     fn unlink(&mut self, parent: u64, name: &str) -> Answer<()> {
-        answer(self.fs.unlink(CTX, NodeId(parent), name.as_bytes()))
+        answer(self.fs.unlink(CTX, NodeId(parent), name.as_bytes()))?;
+        // Many go in batches, later; here each is waited for.
+        answer(self.fs.core.settle_all())
     }
 
     fn rmdir(&mut self, parent: u64, name: &str) -> Answer<()> {

@@ -114,7 +114,7 @@ impl<S: System> Runner<S> {
         let (source, target) = (self.contract.resolve(from), self.contract.resolve(to));
         let wanted = self.rename_wanted((from, source), (to, target), noreplace);
         // A conflict is told now, or at the next sync.
-        if outcome.result == Err(libc::ESTALE) && self.hides_below(from) && wanted.is_ok() {
+        if outcome.result == Err(libc::ESTALE) && self.hides_below(from) {
             return self.contract.settle(&outcome.after, &Expected::new());
         }
         let hides = self.hides_below(from) || self.contract.hides_foreign(to);
