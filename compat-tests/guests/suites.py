@@ -35,7 +35,7 @@ SHARE_JOBS = {
 }
 # And where the quick run leaves some to the full one: moto answers 150 requests a second.
 QUICK_JOBS = {
-    "s3": ("calls", "editors", "git", "stress", "pytests", "pjdfstest"),
+    "s3": ("calls", "editors", "git", "stress", "fsx", "pjdfstest"),
     "s3-posix": ("calls", "archive", "stress", "pjdfstest"),
 }
 DEFAULT_SHARES = "passthrough,fs,fs-posix,s3s,s3,s3-posix"
