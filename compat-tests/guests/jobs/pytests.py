@@ -2,6 +2,7 @@
 compared with a list that the host has."""
 
 import os
+import resource
 import sys
 import unittest
 
@@ -112,6 +113,9 @@ def main():
     test.support.verbose = 0
     # No file of gigabytes, no network, no graphics.
     test.support.use_resources = []
+    limit = os.environ["FILE_BYTES_MAX"]
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
     # The modules write to the standard output, which is the host's stream.
     quiet = open(os.devnull, "w")
     stream, sys.stdout = sys.stdout, sys.stdout
