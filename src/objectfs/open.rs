@@ -130,6 +130,7 @@ impl<S: Store> Core<S> {
         self.handles.close_file(handle);
         let result = if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await };
         self.closed(&file);
+        self.give_up_refused(&file.inode);
         result
     }
 

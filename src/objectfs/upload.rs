@@ -238,6 +238,19 @@ impl<S: Store> Core<S> {
         (left, first_error)
     }
 
+    /// What the guest wrote to `inode` is given up, if the store refuses it for good and nobody can write it any more: what stands in the
+    /// store is seen again.
+    pub(super) fn give_up_refused(&self, inode: &Arc<Inode>) {
+        let (errno, size) = {
+            let state = inode.state();
+            let Some(errno) = state.refused.filter(|_| state.writers == 0 && !state.unlinked) else { return };
+            (errno, state.content.size())
+        };
+        let path = self.tree().path(inode.id).unwrap_or_default();
+        log::error!("{path:?}: {size} bytes are dropped, the store refuses them ({errno})");
+        self.tree().detach(inode.id);
+    }
+
     /// One round of the retrier: files that nobody has open any more and that the store did not take.
     pub(super) async fn retry(&self) {
         if !self.retry_wanted.swap(false, Ordering::Relaxed) {
@@ -252,13 +265,8 @@ impl<S: Store> Core<S> {
                 }
                 state.refused
             };
-            if let Some(errno) = refused {
-                let path = self.tree().path(inode.id).unwrap_or_default();
-                log::error!(
-                    "{path:?}: {} bytes are dropped, the store refuses them ({errno})",
-                    inode.state().content.size()
-                );
-                self.tree().detach(inode.id);
+            if refused.is_some() {
+                self.give_up_refused(&inode);
             } else {
                 // Logged there; the next round comes.
                 let _ = self.upload(&inode).await;

@@ -140,6 +140,8 @@ pub struct Contract {
     next: usize,
     /// Names are trusted for a while.
     cached: bool,
+    /// A directory that others delete takes with it the place of what is not in the store yet.
+    pub real_dirs: bool,
     /// Keys that others changed within that while.
     changed: BTreeSet<String>,
     /// A file whose change is under way, with its bytes before.
@@ -276,6 +278,12 @@ impl Contract {
             self.foreign(key, true);
         }
         self.note_kinds(kinds);
+        let gone = |key: &&String| self.real_dirs && key.ends_with('/') && !self.bucket.contains_key(*key);
+        let gone: Vec<&String> = changed.iter().filter(gone).collect();
+        for file in self.files.values_mut() {
+            let place = file.place.as_deref();
+            file.foreign |= place.is_some_and(|at| gone.iter().any(|dir| below(at, dir.trim_end_matches('/'))));
+        }
     }
 
     /// What is at the directories of `keys`.

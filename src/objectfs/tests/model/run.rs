@@ -39,7 +39,8 @@ pub struct Runner<S> {
 
 impl<S: System> Runner<S> {
     pub fn new(mut system: S) -> Runner<S> {
-        let contract = Contract::new(system.bucket(), system.traits().cached);
+        let mut contract = Contract::new(system.bucket(), system.traits().cached);
+        contract.real_dirs = !system.traits().flat;
         Runner { system, contract, open: Vec::new(), dirs: Vec::new(), lookups: HashMap::new(), tick: 0 }
     }
 
