@@ -294,6 +294,15 @@ impl Remote {
     ) -> Result<Metadata, StoreError> {
         let writer = self.ops.write.writer_options(path, prepared.options.clone()).await;
         let mut writer = writer.map_err(|e| self.fail("write", job.path, &e))?;
+        // The bases, for servers that ignore the condition on copied ranges and stores that have none; and the target.
+        let check = async |copied: bool| {
+            for base in job.bases.iter().filter(|_| copied) {
+                self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
+            }
+            if prepared.guard && path == job.path { self.check_target(path, job.when).await } else { Ok(()) }
+        };
+        // What has no last request to wait before is checked when everything is handed over.
+        let at_last = self.service.upload == Upload::Parts;
         let filled = async {
             let mut parts =
                 Parts { writer: &mut writer, pending: Vec::new(), len: 0, part: plan::part_size(job.total) };
@@ -309,20 +318,17 @@ impl Remote {
                 }
             }
             parts.flush().await.map_err(|e| self.fail("write", job.path, &e))?;
-            for base in job.bases.iter().filter(|_| copied) {
-                // Servers that ignore the condition on copied ranges, and stores that have none.
-                self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
+            if !at_last {
+                check(copied).await?;
             }
-            if prepared.guard && self.service.upload == Upload::Memory {
-                self.check_target(path, job.when).await?;
-            }
-            Ok(())
+            Ok(copied)
         };
         let result = match filled.await {
-            Ok(()) => {
+            Ok(copied) => {
                 let close = async { writer.close().await.map_err(|e| self.fail("write", job.path, &e)) };
-                match prepared.guard && path == job.path {
-                    true => guarded(close, || self.check_target(job.path, job.when)).await,
+                match at_last && (copied || prepared.guard) {
+                    // Only then are all copies made: until now they may be under way.
+                    true => guarded(close, || check(copied)).await,
                     false => close.await,
                 }
             }
