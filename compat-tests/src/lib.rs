@@ -15,6 +15,8 @@
 //! - [`daemon`]: starts a daemon under test; [`subject`]: a share for it, and repeatable chance; [`tree`]: what a host
 //!   directory looks like.
 //! - [`hostile`]: a guest that breaks the rules, and what must hold afterwards.
+//! - [`stores`]: the servers of stores, a look at them from outside, and the table of what each can do; [`gate`], [`meter`]:
+//!   what stands between a daemon and a server.
 //! - [`script`], [`cases`], [`transcript`]: the same scripts on two daemons, compared line by line.
 
 pub mod cases;
@@ -27,6 +29,7 @@ pub mod guest;
 pub mod hostile;
 pub mod launch;
 pub mod memory;
+pub mod meter;
 pub mod minivu;
 pub mod queue;
 pub mod ring;

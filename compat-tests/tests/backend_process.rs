@@ -259,6 +259,8 @@ fn a_bad_url_is_one_error_before_the_socket() {
         ("fs://", "root"),
         ("fs://?bogus_key=/x", "bogus_key"),
         ("redis://127.0.0.1:6379", "redis"),
+        ("memcached://127.0.0.1:11211", "memcached"),
+        ("etcd://127.0.0.1:2379", "etcd"),
         ("http://127.0.0.1:1/", "http"),
     ];
     for (url, word) in urls {
@@ -273,6 +275,18 @@ fn a_bad_url_is_one_error_before_the_socket() {
             assert_eq!(finished.stdout, "", "{url:?}");
             assert_nothing_left(&stage);
         }
+    }
+}
+
+#[test]
+fn services_that_cannot_list_are_refused_with_that_reason() {
+    for scheme in ["redis", "memcached", "tikv", "cloudflare-kv", "moka", "mongodb"] {
+        let stage = stage();
+        let finished = with_backend(&stage, &format!("{scheme}://127.0.0.1:1"), &[]).run();
+        let errors = error_lines(&finished.stderr);
+        assert_eq!(errors.len(), 1, "{scheme}: {}", finished.stderr);
+        assert!(errors[0].contains(&format!("'{scheme}' cannot list")), "{}", errors[0]);
+        assert_nothing_left(&stage);
     }
 }
 

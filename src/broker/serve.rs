@@ -15,7 +15,6 @@ use super::local::Local;
 use super::operator::noting_retries;
 use super::remote::{RESERVED, Remote, TEMPORARY, UNLINKED};
 use super::services::Shares;
-use super::services::Upload;
 use super::url::{Backend, BackendError};
 use crate::store::path::{NameError, check_path};
 use crate::store::{BASES_MAX, Base, LIST_PAGE_MAX, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
@@ -131,7 +130,7 @@ impl Mount {
     fn check(&self, op: &Op) -> Result<u64, StoreError> {
         match op {
             Op::Probe | Op::ListEnd { .. } => {}
-            Op::Stat { path } | Op::List { path, .. } => {
+            Op::Stat { path } | Op::Tell { path, .. } | Op::List { path, .. } => {
                 self.check_path(path)?;
                 if self.is_own(path) {
                     // Nobody else can see it.
@@ -242,7 +241,7 @@ fn unusable(kind: StoreErrorKind, path: &str, why: &str) -> StoreError {
 /// Whether `op` changes the store.
 fn changes(op: &Op) -> bool {
     match op {
-        Op::Probe | Op::Stat { .. } | Op::List { .. } | Op::ListEnd { .. } | Op::Read { .. } => false,
+        Op::Probe | Op::Stat { .. } | Op::Tell { .. } | Op::List { .. } | Op::ListEnd { .. } | Op::Read { .. } => false,
         Op::Compose { .. }
         | Op::Delete { .. }
         | Op::DeleteMany { .. }
@@ -258,6 +257,7 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe().await?),
         Op::Stat { path } => Reply::Meta(store.stat(&path).await?),
+        Op::Tell { path, kind } => Reply::Meta(store.tell(&path, kind).await?),
         Op::List { path, cursor } => store.list(&path, cursor).await?,
         Op::ListEnd { cursor } => {
             store.list_end(cursor);
@@ -282,7 +282,7 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
 fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe()?),
-        Op::Stat { path } => Reply::Meta(store.stat(&path)?),
+        Op::Stat { path } | Op::Tell { path, .. } => Reply::Meta(store.stat(&path)?),
         Op::List { path, cursor } => store.list(&path, cursor)?,
         Op::ListEnd { cursor } => {
             store.list_end(cursor);

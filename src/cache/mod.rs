@@ -9,5 +9,5 @@ pub mod clean;
 pub mod extents;
 
 pub use block::{Block, Blocks};
-pub use clean::{Clean, CleanCache, ContentId, Key};
+pub use clean::{Clean, CleanCache, ContentId};
 pub use extents::{Extent, Extents};

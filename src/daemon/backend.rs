@@ -70,7 +70,7 @@ struct DeviceParts<'a> {
 pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<i32, StartError> {
     let ids = Ids::new(share.translate_uid.clone(), share.translate_gid.clone()).map_err(StartError::FileSystem)?;
     // Before the socket appears, and where it leaves no trace that the device process could inherit.
-    isolated::run(|| check_backend(&url))?;
+    isolated::run(|| check_backend(&url, share.posix_metadata))?;
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
     let len = share.cache_size;
@@ -103,8 +103,12 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
 }
 
 /// Refuses a URL that names no store that we could serve, in one line.
-fn check_backend(url: &SecretUrl) -> Result<(), StartError> {
-    parse(url).map(drop)
+fn check_backend(url: &SecretUrl, posix_metadata: bool) -> Result<(), StartError> {
+    let backend = parse(url)?;
+    if posix_metadata {
+        backend.check_attributes()?;
+    }
+    Ok(())
 }
 
 fn parse(url: &SecretUrl) -> Result<Backend, StartError> {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::content::Upload;
-use super::core::{Core, OnConflict, READ_BLOCK};
+use super::core::{Core, OnConflict};
 use super::inode::Inode;
-use crate::cache::{Clean, Key};
+use crate::cache::Clean;
 use crate::fs::Errno;
 use crate::store::path::NAME_MAX;
 use crate::store::{Condition, Kind, Segment, Store, StoreError, StoreErrorKind};
@@ -131,13 +131,12 @@ impl<S: Store> Core<S> {
             };
             let (mut at, end) = (offset, offset + len);
             while at < end {
-                let index = at / READ_BLOCK;
-                let known = base.as_ref().and_then(|base| self.clean.get(Key { content: base.id, index }));
+                let known = base.as_ref().and_then(|base| self.clean.get(base.id, at));
                 let Some(clean) = known else {
                     state.content.roll_back();
                     return None;
                 };
-                let start = usize::try_from(at % READ_BLOCK).unwrap_or(0);
+                let start = usize::try_from(at - clean.start).unwrap_or(0);
                 let left = usize::try_from(end - at).unwrap_or(usize::MAX);
                 let len = clean.len.saturating_sub(start).min(left);
                 if len == 0 {

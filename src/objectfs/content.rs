@@ -117,6 +117,11 @@ impl Content {
         self.lineage = lineage;
     }
 
+    /// Another program's version took over and went at once: there is nothing that a handle could still show.
+    pub fn disown(&mut self) {
+        *self = Content { lineage: self.lineage + 1, ..Content::default() };
+    }
+
     /// The base is the same bytes under another version: it was copied or renamed inside the store.
     pub fn rebase(&mut self, version: Version) {
         if let Some(base) = &mut self.base {

@@ -1,8 +1,7 @@
 //! What all operations share: the tree, the handles, the memory, the store.
 
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -18,10 +17,7 @@ use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
-use crate::store::{Attributes, Capabilities, Details, Kind, Meta, Pool, Remote, Store, StoreError};
-
-/// Length of a clean block in bytes: what one GET of a cold read fetches.
-pub const READ_BLOCK: u64 = 1 << 20;
+use crate::store::{Attributes, Capabilities, Kind, Meta, Pool, Remote, Store, StoreError};
 
 /// How the guest may cache, by `--cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +100,8 @@ pub struct Core<S> {
     pub(super) clean: CleanCache,
     /// Held for reading by what depends on the path of a file staying as it is, for writing by renames.
     pub(super) renaming: async_lock::RwLock<()>,
+    /// Handles that are read from front to back.
+    pub(super) reading_ahead: Arc<AtomicUsize>,
     pub(super) handles: Handles,
     pub(super) deletions: Deletions,
     /// Attributes that wait to be stored.
@@ -113,6 +111,9 @@ pub struct Core<S> {
     /// Runs what no request waits for.
     pub(super) background: ThreadPool,
     tree: Mutex<Tree>,
+    /// Answers asked for before this moment are out of date: tests let time pass without waiting.
+    #[cfg(test)]
+    expired: Mutex<Option<Instant>>,
     me: Weak<Core<S>>,
 }
 
@@ -138,12 +139,15 @@ impl<S: Store> Core<S> {
             blocks: Blocks::new(pool),
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
+            reading_ahead: Arc::default(),
             handles: Handles::new(config.handles_max),
             deletions: Deletions::default(),
             pending: tree.pending(),
             retry_wanted: AtomicBool::new(false),
             background,
             tree: Mutex::new(tree),
+            #[cfg(test)]
+            expired: Mutex::new(None),
             me: Weak::clone(me),
         }))
     }
@@ -167,6 +171,8 @@ impl<S: Store> Core<S> {
 
     /// Whether an answer of the store asked for at `asked` may still be used.
     pub(super) fn is_fresh(&self, asked: Option<Instant>) -> bool {
+        #[cfg(test)]
+        let asked = asked.filter(|at| self.expired.lock().is_ok_and(|expired| expired.is_none_or(|limit| *at > limit)));
         let timeout = self.config.timeout();
         asked.is_some_and(|at| at.elapsed() < timeout)
     }
@@ -179,16 +185,26 @@ impl<S: Store> Core<S> {
 
     /// Asks the store about `path`. The answer says what the mount keeps of attributes, and no more: none is all defaults.
     pub(super) async fn stat(&self, path: String) -> Result<Meta, StoreError> {
-        let mut meta = self.remote.stat(path).await?;
+        self.remote.stat(path).await.map(|meta| self.complete(meta))
+    }
+
+    /// As [`Core::stat`], of what a listing has told to be of this kind.
+    pub(super) async fn tell_one(&self, path: &str, kind: Kind) -> Result<Meta, StoreError> {
+        self.remote.tell(path, kind).await.map(|meta| self.complete(meta))
+    }
+
+    fn complete(&self, mut meta: Meta) -> Meta {
         if self.config.posix {
-            meta.details.get_or_insert_with(|| {
-                let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
-                Box::new(Details { attributes, ..Details::default() })
-            });
+            let told = meta.details.is_some();
+            let attributes = &mut meta.details.get_or_insert_default().attributes;
+            if !told || (meta.kind == Kind::Dir && meta.marker == Some(false)) {
+                // Nothing is there that could have any.
+                attributes.xattrs.get_or_insert_default();
+            }
         } else if let Some(details) = &mut meta.details {
             details.attributes = Attributes::default();
         }
-        Ok(meta)
+        meta
     }
 
     /// What a new inode of type `file_type` below `parent` begins with, asked for by `ctx` with `mode`. In a set-group-id
@@ -212,6 +228,12 @@ impl<S: Store> Core<S> {
             mode |= libc::S_ISGID;
         }
         Ok(Birth { file_type, owned: Some(Owned { mode, uid: self.ids.stored_uid(ctx.uid)?, gid }) })
+    }
+
+    /// As if the time for which answers of the store may be used had passed.
+    #[cfg(test)]
+    pub(super) fn expire(&self) {
+        *self.expired.lock().expect("no panics in it") = Some(Instant::now());
     }
 
     /// A name that is to be created or removed.

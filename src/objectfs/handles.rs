@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inode::Inode;
 use super::readdir::Listing;
+use super::stream::Streams;
 use crate::fs::{Errno, Handle, NodeId, Result};
 
 /// An open file.
@@ -21,8 +22,8 @@ pub struct OpenFile {
     pub writable: bool,
     /// Writes go to the end.
     pub append: bool,
-    /// First block not read yet by a sequential reader, plus one; 0 before the first read.
-    pub next_block: AtomicU64,
+    /// How it is read.
+    pub streams: Streams,
 }
 
 /// An open directory.

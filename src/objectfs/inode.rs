@@ -238,7 +238,7 @@ impl State {
     }
 
     fn observe_bytes(&mut self, meta: &Meta, fresh: impl FnOnce() -> ContentId) {
-        if self.agrees(meta) || (self.moved && self.content.size() == meta.size) {
+        if self.is_base(meta) {
             if meta.etag.is_some() || self.moved {
                 self.content.rebase(meta.version());
                 self.etag.clone_from(&meta.etag);
@@ -261,6 +261,14 @@ impl State {
         self.mtime_ns = meta.mtime_ns.unwrap_or(self.mtime_ns);
         self.store_mtime_ns = meta.mtime_ns;
         self.atime_ns = self.mtime_ns;
+    }
+
+    /// Whether `meta` is of the version that the bytes lie over.
+    pub fn is_base(&self, meta: &Meta) -> bool {
+        self.content.base().is_some_and(|base| {
+            same_version(base.version.etag.as_ref(), base.version.size, self.store_mtime_ns, meta)
+                || (self.moved && base.version.size == meta.size)
+        })
     }
 
     /// Our own upload stands in the store as `meta`.

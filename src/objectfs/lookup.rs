@@ -8,7 +8,7 @@ use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
 use super::tree::Tree;
 use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
-use crate::store::{Store, StoreError, StoreErrorKind};
+use crate::store::{Kind, Store, StoreError, StoreErrorKind};
 
 /// How often a question to the store is asked again because names changed under it.
 const RACES_MAX: u32 = 8;
@@ -59,7 +59,7 @@ impl<S: Store> Core<S> {
                 }
                 Err(error) if gone(&error) => {
                     let Some(inode) = known else { return Err(Errno::ENOENT) };
-                    if inode.state().is_local() {
+                    if tree.is_local(&inode) {
                         return Ok(inode);
                     }
                     if self.made_since(&tree, &inode, asked) {
@@ -102,18 +102,30 @@ impl<S: Store> Core<S> {
                 inode.state().observe(inode.kind, &meta, asked, || fresh);
                 Ok(())
             }
-            Ok(_) if inode.state().is_local() => Ok(()),
+            Ok(_) if tree.is_local(inode) => Ok(()),
             Ok(_) => {
                 tree.detach(inode.id);
                 Err(Errno::ENOENT)
             }
             Err(error) if gone(&error) => {
-                if inode.state().is_local() || self.made_since(&tree, inode, asked) {
+                if tree.is_local(inode) || self.made_since(&tree, inode, asked) {
                     return Ok(());
                 }
                 tree.detach(inode.id);
                 Err(Errno::ENOENT)
             }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the object at `path` is still the version that the bytes of `inode` lie over.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub(super) async fn base_stands(&self, inode: &Inode, path: &str) -> Result<bool> {
+        match self.remote.stat(path).await {
+            Ok(meta) => Ok(meta.kind == Kind::File && inode.state().is_base(&meta)),
+            Err(error) if gone(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -29,6 +29,7 @@ mod remove;
 mod rename;
 mod save;
 mod special;
+mod stream;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

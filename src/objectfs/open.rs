@@ -1,12 +1,12 @@
 //! Opening, closing, and making files.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::attributes::Birth;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenFile;
 use super::inode::Inode;
+use super::stream::Streams;
 use crate::fs::flags::fopen;
 use crate::fs::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::{Kind, Store};
@@ -50,7 +50,7 @@ impl<S: Store> Core<S> {
             readable: readable || self.config.writeback,
             writable,
             append: flags as i32 & libc::O_APPEND != 0,
-            next_block: AtomicU64::new(0),
+            streams: Streams::new(Arc::clone(&self.reading_ahead)),
         })?;
         let mut state = inode.state();
         state.open += 1;
@@ -110,10 +110,12 @@ impl<S: Store> Core<S> {
     /// FUSE_FLUSH: a descriptor is closed. What it wrote is in the store when this returns.
     pub(super) async fn flush(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
-        if !file.writable {
-            return Ok(());
-        }
-        self.upload(&file.inode).await
+        if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await }
+    }
+
+    /// Whether closing `file` brings nothing to the store: it was only read, and is not new.
+    fn stores_nothing(file: &OpenFile) -> bool {
+        !file.writable && file.inode.state().content.base().is_some()
     }
 
     /// FUSE_FSYNC.
@@ -126,8 +128,9 @@ impl<S: Store> Core<S> {
     pub(super) async fn release(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
         self.handles.close_file(handle);
-        let result = if file.writable { self.upload(&file.inode).await } else { Ok(()) };
+        let result = if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await };
         self.closed(&file);
+        self.give_up_refused(&file.inode);
         result
     }
 

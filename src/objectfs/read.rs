@@ -1,19 +1,17 @@
 //! Reading: from memory where it is, else a block from the store, of the version that the handle opened.
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::content::{BaseObject, Layer};
-use super::core::{Core, READ_BLOCK};
+use super::core::Core;
 use super::handles::OpenFile;
 use super::inode::Inode;
 use super::lookup::gone;
-use crate::cache::{Clean, Key};
+use crate::cache::Clean;
+use crate::cache::buddy::BLOCK_MAX;
 use crate::fs::{Errno, FileAt, Read, Result, Sink};
 use crate::store::{Store, StoreErrorKind};
-
-/// Blocks fetched ahead of a sequential reader.
-const AHEAD: u64 = 4;
 
 /// A piece of a file, ready to be copied out.
 enum Piece {
@@ -73,11 +71,9 @@ impl<S: Store> Core<S> {
                 }
             };
             let Some(base) = base else { return Err(Errno::EIO) };
-            let index = offset / READ_BLOCK;
-            self.read_ahead(file, &base, index);
-            match self.block(&file.inode, &base, index).await {
+            match self.base_block(file, &base, offset, len).await {
                 Ok(clean) => {
-                    let start = usize::try_from(offset % READ_BLOCK).unwrap_or(0);
+                    let start = usize::try_from(offset - clean.start).unwrap_or(0);
                     let len = len.min(clean.len.saturating_sub(start));
                     if len == 0 {
                         return Err(Errno::EIO);
@@ -108,19 +104,37 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Block `index` of the base object of `inode`.
+    /// The block of the base object that holds byte `offset`, for a read of `len` bytes from there: from memory, or from the
+    /// store with what is worth fetching along with it.
+    ///
+    /// # Errors
+    /// As [`Core::block`]'s.
+    async fn base_block(&self, file: &OpenFile, base: &BaseObject, offset: u64, len: usize) -> Result<Arc<Clean>> {
+        let memory = (self.blocks.len() / 4) as u64;
+        let plan = file.streams.read(offset, len as u64, base.version.size, memory);
+        if let Some((range, each)) = plan.ahead {
+            self.read_ahead(&file.inode, base, range, each);
+        }
+        if let Some(clean) = self.clean.get(base.id, offset) {
+            return Ok(clean);
+        }
+        self.block(&file.inode, base, offset, plan.now).await
+    }
+
+    /// The block of the base object of `inode` that holds byte `offset`; of what is not here, as much of `wanted` as lies
+    /// around it is fetched in one request.
     ///
     /// # Errors
     /// ESTALE: the object is no longer that version, or no longer there.
-    pub(super) async fn block(&self, inode: &Arc<Inode>, base: &BaseObject, index: u64) -> Result<Arc<Clean>> {
-        let key = Key { content: base.id, index };
-        if let Some(clean) = self.clean.get(key) {
-            return Ok(clean);
-        }
-        let start = index * READ_BLOCK;
-        let len = READ_BLOCK.min(base.version.size.saturating_sub(start));
+    pub(super) async fn block(
+        &self,
+        inode: &Arc<Inode>,
+        base: &BaseObject,
+        offset: u64,
+        wanted: Range<u64>,
+    ) -> Result<Arc<Clean>> {
         let fetch = |memory: Arc<Clean>| async move {
-            let dest = memory.block.slice(0, memory.len);
+            let (start, dest) = (memory.start, memory.block.slice(0, memory.len));
             let path = self.object_path(inode)?;
             let version = Some(base.version.clone());
             self.remote.read(path, version, start, dest, memory).await.map_err(|error| match error.kind {
@@ -129,7 +143,11 @@ impl<S: Store> Core<S> {
                 _ => Errno::from(error),
             })
         };
-        self.clean.get_or_fetch(&self.blocks, key, usize::try_from(len).unwrap_or(0), fetch).await
+        let choose = |_| {
+            let start = wanted.start.max((offset + 1).saturating_sub(BLOCK_MAX as u64));
+            start..wanted.end.min(start + BLOCK_MAX as u64)
+        };
+        self.clean.get_or_fetch(&self.blocks, base.id, (offset, base.version.size), choose, fetch).await
     }
 
     /// Where the object of `inode` is: at its path, or hidden if the file was unlinked while open.
@@ -144,23 +162,20 @@ impl<S: Store> Core<S> {
         tree.path(inode.id).map_err(|_| Errno::ESTALE)
     }
 
-    /// Fetches the next blocks of a file that is read from front to back, as far as there is memory that nobody uses.
-    fn read_ahead(&self, file: &OpenFile, base: &BaseObject, index: u64) {
-        let next = file.next_block.swap(index + 1, Ordering::Relaxed);
-        if next != index || index == 0 {
-            return;
-        }
-        let last = base.version.size.div_ceil(READ_BLOCK);
-        for ahead in index + 1..(index + 1 + AHEAD).min(last) {
-            let key = Key { content: base.id, index: ahead };
-            if self.clean.contains(key) {
-                continue;
+    /// Fetches `range` for later reads, in requests of `each` bytes that begin at multiples of it.
+    fn read_ahead(&self, inode: &Arc<Inode>, base: &BaseObject, range: Range<u64>, each: u64) {
+        let mut at = range.start;
+        while at < range.end {
+            let until = (at / each + 1).saturating_mul(each).min(range.end);
+            if let Some(gap) = self.clean.gap(base.id, at, base.version.size) {
+                let wanted = gap.start.max(at)..gap.end.min(until);
+                let (inode, base) = (Arc::clone(inode), base.clone());
+                self.spawn(|core| async move {
+                    // Whoever reads the block meets the same error and reports it.
+                    let _ = core.block(&inode, &base, wanted.start, wanted).await;
+                });
             }
-            let (inode, base) = (Arc::clone(&file.inode), base.clone());
-            self.spawn(|core| async move {
-                // Whoever reads the block meets the same error and reports it.
-                let _ = core.block(&inode, &base, ahead).await;
-            });
+            at = until;
         }
     }
 

@@ -11,12 +11,12 @@ use futures::future::join_all;
 use super::attributes::type_of;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
-use super::lookup::dirent_type;
+use super::lookup::{dirent_type, gone};
 use super::tree::{Tree, is_reserved};
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::path::check_name;
-use crate::store::{Meta, Store};
+use crate::store::{Kind, Meta, Store};
 
 /// `.` and `..` come before the names.
 const DOTS: u64 = 2;
@@ -42,7 +42,9 @@ struct Listed {
     meta: Meta,
     /// When it was asked for; `None`: it is a file that the store does not have yet.
     asked: Option<Instant>,
-    /// The store was asked for what the listing does not tell, and had no answer.
+    /// When the store was asked for what the listing does not tell, if it was.
+    told: Option<Instant>,
+    /// It had no answer.
     unknown: bool,
 }
 
@@ -126,13 +128,23 @@ impl<S: Store> Core<S> {
     async fn next_page(&self, dir: &OpenDir, listing: &mut Listing) -> Result<()> {
         let path = self.tree().path(dir.inode.id)?;
         let asked = Instant::now();
-        let (entries, cursor) = self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await?;
+        let (entries, cursor) = match self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await {
+            // Others emptied it, but it has files that the store does not have yet.
+            Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => (Vec::new(), None),
+            other => other?,
+        };
         let deleting = !self.deletions.is_empty();
         for entry in entries {
             let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
             let pending = || deleting && self.deletions.contains(&crate::store::path::join(&path, &entry.name));
             if legal && !pending() && !is_reserved(dir.inode.id, &entry.name) {
-                listing.names.push(Listed { name: entry.name, meta: entry.meta, asked: Some(asked), unknown: false });
+                listing.names.push(Listed {
+                    name: entry.name,
+                    meta: entry.meta,
+                    asked: Some(asked),
+                    told: None,
+                    unknown: false,
+                });
             }
         }
         listing.started = true;
@@ -158,7 +170,7 @@ impl<S: Store> Core<S> {
                     marker: None,
                     details: None,
                 };
-                local.push(Listed { name, meta, asked: None, unknown: false });
+                local.push(Listed { name, meta, asked: None, told: None, unknown: false });
             }
         }
         if local.is_empty() {
@@ -177,16 +189,17 @@ impl<S: Store> Core<S> {
             len += ENTRY_LEN + names[end].name.len();
             end += 1;
         }
-        let wanted: Vec<(usize, String)> = {
+        let wanted: Vec<(usize, String, Kind)> = {
             let tree = self.tree();
             let wanted = (index..end).filter(|&at| self.is_untold(&tree, dir.inode.id, &names[at]));
-            wanted.filter_map(|at| Some((at, tree.path_of(dir.inode.id, &names[at].name).ok()?))).collect()
+            let path = |at: usize| tree.path_of(dir.inode.id, &names[at].name).ok();
+            wanted.filter_map(|at| Some((at, path(at)?, names[at].meta.kind))).collect()
         };
         let asked = Instant::now();
-        let answers = join_all(wanted.iter().map(|(_, path)| self.stat(path.clone()))).await;
-        for ((at, path), answer) in wanted.into_iter().zip(answers) {
+        let answers = join_all(wanted.iter().map(|(_, path, kind)| self.tell_one(path, *kind))).await;
+        for ((at, path, _), answer) in wanted.into_iter().zip(answers) {
             match answer {
-                Ok(meta) => (names[at].meta, names[at].asked) = (meta, Some(asked)),
+                Ok(meta) => (names[at].meta, names[at].told) = (meta, Some(asked)),
                 // One name's trouble is not the listing's; who looks it up is told.
                 Err(error) => {
                     log::debug!("the attributes of {path:?} are not listed: {error}");
@@ -240,7 +253,7 @@ impl<S: Store> Core<S> {
                 }
                 // Removed through us since the listing was asked for: the name alone is told, not what it was.
                 (Some(asked), None) if tree.removed_since(parent, &listed.name, asked) => None,
-                (Some(asked), _) => tree.adopt(parent, &listed.name, &listed.meta, asked).ok(),
+                (Some(asked), _) => tree.adopt(parent, &listed.name, &listed.meta, listed.told.unwrap_or(asked)).ok(),
             };
             if let Some(inode) = &inode {
                 tree.remember(inode.id);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::conflict::is_conflict;
-use super::core::{Core, READ_BLOCK};
+use super::core::Core;
 use super::inode::Inode;
 use super::upload::hidden_name;
 use crate::fs::{Context, Entry, Errno, NodeId, Result};
@@ -134,7 +134,8 @@ impl<S: Store> Core<S> {
     }
 
     /// Before the name `path` of `inode` goes: if it is open, keeps its bytes, in memory if they are few, else in a hidden object.
-    /// Returns whether the object is no longer at `path`.
+    /// Those that somebody else replaced cannot be kept, and its handles say ESTALE. Returns whether the object is no longer at
+    /// `path`.
     pub(super) async fn keep_open(&self, inode: &Arc<Inode>, path: &str, leaving: Leaving) -> Result<bool> {
         {
             let mut state = inode.state();
@@ -149,6 +150,10 @@ impl<S: Store> Core<S> {
         if inode.state().content.size() <= (self.blocks.len() / 8) as u64 && self.keep_in_memory(inode).await {
             return Ok(false);
         }
+        if inode.state().moved && !self.base_stands(inode, path).await? {
+            inode.state().content.disown();
+            return Ok(false);
+        }
         let hidden = hidden_name();
         let version = inode.state().object_version();
         let (kept, moved) = match leaving {
@@ -158,7 +163,10 @@ impl<S: Store> Core<S> {
         let meta = match kept {
             Ok(meta) => meta,
             // Somebody else has replaced or deleted it: to those who have it open it is stale.
-            Err(error) if is_conflict(&error) => return Ok(false),
+            Err(error) if is_conflict(&error) => {
+                inode.state().content.disown();
+                return Ok(false);
+            }
             Err(error) => return Err(error.into()),
         };
         let mut state = inode.state();
@@ -171,15 +179,17 @@ impl<S: Store> Core<S> {
     /// store did not give it.
     async fn keep_in_memory(&self, inode: &Arc<Inode>) -> bool {
         let Some(base) = inode.state().content.base().cloned() else { return true };
-        for index in 0..base.version.size.div_ceil(READ_BLOCK) {
-            let Ok(clean) = self.block(inode, &base, index).await else { return false };
+        let mut at = 0;
+        while at < base.version.size {
+            let Ok(clean) = self.block(inode, &base, at, at..base.version.size).await else { return false };
             let Some(mut block) = self.clean.try_take(&self.blocks, clean.len) else { return false };
             block.write(0, clean.block.bytes(0, clean.len));
             let mut state = inode.state();
             if state.content.base() != Some(&base) {
                 return false;
             }
-            state.content.keep(index * READ_BLOCK, block, clean.len);
+            state.content.keep(clean.start, block, clean.len);
+            at = clean.end();
         }
         inode.state().content.forget_base();
         true

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::inode::Inode;
+use super::lookup::gone;
 use super::remove::Leaving;
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::{Condition, Kind, Meta, Store, StoreErrorKind};
@@ -93,6 +94,10 @@ impl<S: Store> Core<S> {
             let state = source.state();
             (state.content.base().is_some(), state.shadows)
         };
+        if in_store {
+            self.must_stand(source, &old).await?;
+        }
+        self.keep_dir(from.parent).await?;
         let mut over_object = false;
         if let Some(target) = target {
             let target_shadows = target.state().shadows;
@@ -108,9 +113,16 @@ impl<S: Store> Core<S> {
                 Some(meta) => meta,
                 None => self.rename_object(source, old, new, when).await?,
             };
+            let fresh = self.tree().content_id();
             let mut state = source.state();
             let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
-            state.content.rebase(meta.version());
+            let same_size = state.content.base().is_some_and(|base| base.version.size == meta.size);
+            if same_size {
+                state.content.rebase(meta.version());
+            } else if !state.content.is_dirty() {
+                // Somebody else has put another object there by the time the store was asked about it.
+                state.content.replace(meta.version(), fresh);
+            }
             state.committed(&meta);
             // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
             state.own_mtime = own_mtime;
@@ -157,9 +169,12 @@ impl<S: Store> Core<S> {
     /// Renames the object of `source`. What somebody else has put in its place is renamed just as well, unless the guest's changes
     /// lie over the version that is gone.
     async fn rename_object(&self, source: &Arc<Inode>, old: String, new: String, when: Condition) -> Result<Meta> {
+        if source.state().moved && self.rebase_moved(source).await.is_err() {
+            self.must_stand(source, &old).await?;
+        }
         let version = source.state().object_version();
         match self.remote.rename_file(old.as_str(), new.as_str(), when.clone(), version).await {
-            Err(error) if error.kind == StoreErrorKind::VersionMismatch => {}
+            Err(error) if error.kind == StoreErrorKind::VersionMismatch || gone(&error) => {}
             answer => return Ok(answer?),
         }
         if source.state().content.is_dirty() {
@@ -168,6 +183,22 @@ impl<S: Store> Core<S> {
         self.revalidate(source).await?;
         let version = source.state().object_version();
         Ok(self.remote.rename_file(old, new, when, version).await?)
+    }
+
+    /// Before the object `path` of `inode` moves, which gives it another version: if somebody needs the bytes that are known, they
+    /// must be the ones that move, or those who have it open would see a mix.
+    ///
+    /// # Errors
+    /// ESTALE: somebody else replaced the object under what the guest wrote. ENOENT: or deleted it.
+    async fn must_stand(&self, inode: &Arc<Inode>, path: &str) -> Result<()> {
+        let (open, dirty) = {
+            let state = inode.state();
+            (state.open > 0, state.content.is_dirty())
+        };
+        if !open && !dirty || self.base_stands(inode, path).await? {
+            return Ok(());
+        }
+        if dirty { Err(Errno::ESTALE) } else { self.revalidate(inode).await }
     }
 
     async fn rename_dir(
@@ -186,15 +217,42 @@ impl<S: Store> Core<S> {
         if let Some(target) = target {
             self.no_local_children(target.id)?;
         }
+        let below = self.tree().below(source.id);
+        for inode in below {
+            if inode.state().content.base().is_some() {
+                let path = self.tree().path(inode.id)?;
+                match self.must_stand(&inode, &path).await {
+                    Err(Errno::ENOENT) => {}
+                    other => other?,
+                }
+            }
+        }
         self.keep_dir(from.parent).await?;
-        self.remote.rename_dir(old, new).await?;
-        let mut tree = self.tree();
-        tree.rename(source.id, to.parent, to.name)?;
-        for inode in tree.below(source.id) {
-            let mut state = inode.state();
-            state.moved = inode.kind == Kind::File && state.content.base().is_some();
-            state.asked = None;
-            state.own_mtime = true;
+        match self.remote.rename_dir(old, new).await {
+            // Others emptied it, but it has files that the store does not have yet.
+            Err(error) if gone(&error) && self.tree().is_local(source) => {}
+            other => other?,
+        }
+        let mut moved = Vec::new();
+        {
+            let mut tree = self.tree();
+            tree.rename(source.id, to.parent, to.name)?;
+            for inode in tree.below(source.id) {
+                let mut state = inode.state();
+                let held = state.open > 0 || state.content.is_dirty();
+                // What nobody holds is known anew when it is opened.
+                state.moved = inode.kind == Kind::File && state.content.base().is_some() && held;
+                state.asked = None;
+                state.own_mtime = true;
+                if state.moved {
+                    drop(state);
+                    moved.push(inode);
+                }
+            }
+        }
+        for inode in moved {
+            // If it cannot be told now, it is asked again before it is read or uploaded.
+            let _ = self.rebase_moved(&inode).await;
         }
         Ok(())
     }

@@ -5,11 +5,11 @@
 //! the guest.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::core::Core;
 use super::handles::OpenFile;
 use super::inode::Inode;
+use super::stream::Streams;
 use crate::fs::{Context, Entry, Errno, NodeId, Read, Result, Sink};
 use crate::store::Store;
 
@@ -119,7 +119,7 @@ impl<S: Store> Core<S> {
             readable: true,
             writable: false,
             append: false,
-            next_block: AtomicU64::new(0),
+            streams: Streams::new(Arc::clone(&self.reading_ahead)),
         };
         let mut target = Target { bytes: Vec::with_capacity(len), len };
         let op = Read {

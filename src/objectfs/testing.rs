@@ -24,6 +24,10 @@ pub struct Bucket {
     pub next_etag: u64,
     /// The next operations fail like this; others wait for none.
     pub fail: Vec<(&'static str, StoreErrorKind)>,
+    /// The next operations do their work and then fail like this: the answer is lost on the way.
+    pub fail_after: Vec<(&'static str, StoreErrorKind)>,
+    /// Where listings go on: after these names.
+    cursors: Vec<String>,
     /// Names of the operations so far.
     pub log: Vec<&'static str>,
     /// Bytes read so far.
@@ -57,6 +61,11 @@ impl Bucket {
                 details,
             });
         }
+        self.object_meta(path)
+    }
+
+    /// Of the object, even if a directory hides it.
+    fn object_meta(&self, path: &str) -> Option<Meta> {
         let object = self.objects.get(path)?;
         Some(Meta {
             kind: Kind::File,
@@ -143,11 +152,12 @@ impl MemStore {
         let kept = bucket.objects.get(path).or(olds.first()).map(|object| object.attributes.clone());
         let attributes = attributes.cloned().or(kept).unwrap_or_default();
         bucket.put_with(path, &bytes, attributes);
-        Ok(Reply::Meta(bucket.meta(path).expect("just put")))
+        Ok(Reply::Meta(bucket.object_meta(path).expect("just put")))
     }
 
-    fn list(&self, bucket: &Bucket, path: &str, cursor: u64) -> Answer<Reply> {
+    fn list(&self, bucket: &mut Bucket, path: &str, cursor: u64) -> Answer<Reply> {
         let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
+        let after = cursor.checked_sub(1).map(|at| bucket.cursors[at as usize].clone());
         let mut names: Vec<String> = Vec::new();
         let mut seen = HashSet::new();
         for key in bucket.objects.keys().filter(|k| k.starts_with(&prefix) && k.len() > prefix.len()) {
@@ -156,9 +166,14 @@ impl MemStore {
                 names.push(name.to_owned());
             }
         }
-        let start = cursor as usize;
-        let end = (start + self.page).min(names.len());
-        let entries = names[start..end]
+        names.sort();
+        names.retain(|name| after.as_ref().is_none_or(|after| name > after));
+        let end = self.page.min(names.len());
+        let more = (end < names.len()).then(|| {
+            bucket.cursors.push(names[end - 1].clone());
+            bucket.cursors.len() as u64
+        });
+        let entries = names[..end]
             .iter()
             .map(|name| {
                 let path = format!("{prefix}{name}");
@@ -166,7 +181,7 @@ impl MemStore {
                 ListEntry { name: name.clone(), meta }
             })
             .collect();
-        Ok(Reply::Entries { entries, cursor: (end < names.len()).then_some(end as u64) })
+        Ok(Reply::Entries { entries, cursor: more })
     }
 
     fn rename_dir(bucket: &mut Bucket, from: &str, to: &str) -> Answer<Reply> {
@@ -189,6 +204,7 @@ impl MemStore {
         let name = match op {
             Op::Probe => "probe",
             Op::Stat { .. } => "stat",
+            Op::Tell { .. } => "tell",
             Op::List { .. } => "list",
             Op::ListEnd { .. } => "list_end",
             Op::Read { .. } => "read",
@@ -205,16 +221,26 @@ impl MemStore {
         if let Some(at) = bucket.fail.iter().position(|(op, _)| *op == name) {
             return Err(bucket.fail.remove(at).1);
         }
+        let answer = self.work(&mut bucket, op);
+        match bucket.fail_after.iter().position(|(op, _)| *op == name) {
+            Some(at) => Err(bucket.fail_after.remove(at).1),
+            None => answer,
+        }
+    }
+
+    fn work(&self, bucket: &mut Bucket, op: &Op) -> Answer<Reply> {
         match op {
             Op::Probe => Ok(Reply::Capabilities(capabilities())),
-            Op::Stat { path } => bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound),
-            Op::List { path, cursor } => self.list(&bucket, path, *cursor),
+            Op::Stat { path } | Op::Tell { path, .. } => {
+                bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)
+            }
+            Op::List { path, cursor } => self.list(bucket, path, *cursor),
             Op::ListEnd { .. } => Ok(Reply::Unit),
             Op::Read { path, version, offset, dest } => {
-                self.read(&mut bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
+                self.read(bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)
             }
             Op::Compose { path, bases, when, segments, attributes } => {
-                self.compose(&mut bucket, path, bases, when, segments, attributes.as_deref())
+                self.compose(bucket, path, bases, when, segments, attributes.as_deref())
             }
             Op::Delete { path } => {
                 bucket.objects.remove(path);
@@ -242,24 +268,24 @@ impl MemStore {
             }
             Op::Copy { from, to, version } => {
                 if let Some(version) = version {
-                    Self::check(&bucket, from, version)?;
+                    Self::check(bucket, from, version)?;
                 }
                 let object = bucket.objects.get(from).cloned().ok_or(StoreErrorKind::NotFound)?;
                 bucket.put_with(to, &object.bytes, object.attributes);
-                Ok(Reply::Meta(bucket.meta(to).expect("just put")))
+                Ok(Reply::Meta(bucket.object_meta(to).expect("just put")))
             }
             Op::RenameFile { from, to, when, version } => {
                 if let Some(version) = version {
-                    Self::check(&bucket, from, version)?;
+                    Self::check(bucket, from, version)?;
                 }
                 if *when == Condition::IfAbsent && bucket.objects.contains_key(to) {
                     return Err(StoreErrorKind::Exists);
                 }
                 let object = bucket.objects.remove(from).ok_or(StoreErrorKind::NotFound)?;
                 bucket.put_with(to, &object.bytes, object.attributes);
-                Ok(Reply::Meta(bucket.meta(to).expect("just put")))
+                Ok(Reply::Meta(bucket.object_meta(to).expect("just put")))
             }
-            Op::RenameDir { from, to } => Self::rename_dir(&mut bucket, from, to),
+            Op::RenameDir { from, to } => Self::rename_dir(bucket, from, to),
         }
     }
 }

@@ -6,7 +6,7 @@
 //!     lacks some of its bytes or attributes; the root stays for ever.
 //! (3) nodeids are never used twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use super::save::Pending;
 use crate::cache::ContentId;
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::path::{NAME_MAX, PATH_MAX};
-use crate::store::{Kind, Meta};
+use crate::store::{Attributes, Details, Kind, Meta};
 
 /// Start of the names under which the objects of unlinked open files are kept.
 pub const HIDDEN_PREFIX: &str = ".ovfs-unlinked-";
@@ -65,7 +65,10 @@ impl Tree {
     pub fn new(start_ns: i64, limit: usize) -> Tree {
         let mut tree =
             Tree { nodes: HashMap::new(), next_id: 2, next_content: 1, start_ns, limit, pending: Arc::default() };
-        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None };
+        // It has no object that could keep attributes: those that are set last as long as this.
+        let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
+        let details = Some(Box::new(Details { attributes, ..Details::default() }));
+        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details };
         let root = Inode::of_store(NodeId::ROOT, &meta, Instant::now(), ContentId(0), start_ns);
         tree.nodes.insert(NodeId::ROOT, Node::new(root, None));
         tree
@@ -222,7 +225,7 @@ impl Tree {
                 inode.state().observe(inode.kind, meta, asked, || fresh);
                 return Ok(inode);
             }
-            if inode.state().is_local() {
+            if self.is_local(&inode) {
                 return Ok(inode);
             }
             self.detach(inode.id);
@@ -301,6 +304,16 @@ impl Tree {
                 None => return false,
             }
         }
+    }
+
+    /// Whether what the guest did to `inode`, or to something below it, is more recent than anything that the store can say: a
+    /// directory stays while it holds files that the store does not have yet.
+    pub fn is_local(&self, inode: &Inode) -> bool {
+        let dirty = |inode: &Arc<Inode>| {
+            let state = inode.state();
+            state.content.is_dirty() && !state.unlinked
+        };
+        inode.state().is_local() || (inode.kind == Kind::Dir && self.below(inode.id).iter().any(dirty))
     }
 
     /// All inodes below `id`, without itself.

@@ -12,10 +12,10 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::conflict::is_conflict;
-use super::core::{Core, READ_BLOCK};
+use super::core::Core;
 use super::inode::Inode;
 use super::tree::HIDDEN_PREFIX;
-use crate::cache::{Clean, Extent, Key};
+use crate::cache::{Clean, Extent};
 use crate::fs::{Errno, Result};
 use crate::store::{Base, Condition, Kind, Store, StoreError, StoreErrorKind};
 
@@ -186,12 +186,12 @@ impl<S: Store> Core<S> {
 
     /// The memory of a whole small object stays, as clean.
     fn keep_clean(&self, id: crate::cache::ContentId, whole: Extent) {
-        if whole.len as u64 > READ_BLOCK || whole.len == 0 {
+        if whole.len == 0 {
             return;
         }
         if let Ok(block) = Arc::try_unwrap(whole.block) {
             block.mark_clean();
-            self.clean.insert(Key { content: id, index: 0 }, Arc::new(Clean { block, len: whole.len }));
+            self.clean.insert(id, Arc::new(Clean::new(0, block, whole.len)));
         }
     }
 
@@ -238,8 +238,21 @@ impl<S: Store> Core<S> {
         (left, first_error)
     }
 
+    /// What the guest wrote to `inode` is given up, if the store refuses it for good and nobody can write it any more: what stands in the
+    /// store is seen again.
+    pub(super) fn give_up_refused(&self, inode: &Arc<Inode>) {
+        let (errno, size) = {
+            let state = inode.state();
+            let Some(errno) = state.refused.filter(|_| state.writers == 0 && !state.unlinked) else { return };
+            (errno, state.content.size())
+        };
+        let path = self.tree().path(inode.id).unwrap_or_default();
+        log::error!("{path:?}: {size} bytes are dropped, the store refuses them ({errno})");
+        self.tree().detach(inode.id);
+    }
+
     /// One round of the retrier: files that nobody has open any more and that the store did not take.
-    async fn retry(&self) {
+    pub(super) async fn retry(&self) {
         if !self.retry_wanted.swap(false, Ordering::Relaxed) {
             return;
         }
@@ -252,13 +265,8 @@ impl<S: Store> Core<S> {
                 }
                 state.refused
             };
-            if let Some(errno) = refused {
-                let path = self.tree().path(inode.id).unwrap_or_default();
-                log::error!(
-                    "{path:?}: {} bytes are dropped, the store refuses them ({errno})",
-                    inode.state().content.size()
-                );
-                self.tree().detach(inode.id);
+            if refused.is_some() {
+                self.give_up_refused(&inode);
             } else {
                 // Logged there; the next round comes.
                 let _ = self.upload(&inode).await;

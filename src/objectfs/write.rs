@@ -1,5 +1,6 @@
 //! Writing: into memory, which is bounded; when too much of it is dirty, the writer first brings some to the store.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::core::Core;
@@ -7,7 +8,7 @@ use super::handles::OpenFile;
 use super::inode::Inode;
 use crate::cache::Block;
 use crate::cache::extents::{EXTENT_BLOCK_MAX, Step};
-use crate::fs::{Errno, FileAt, Result, Source, Write};
+use crate::fs::{Errno, FileAt, NodeId, Result, Source, Write};
 use crate::store::Store;
 
 /// Most dirty runs of one file; with more, its upload would not fit one message.
@@ -77,8 +78,10 @@ impl<S: Store> Core<S> {
     /// or another one.
     ///
     /// # Errors
-    /// What the store says of this file's upload: there is no room to keep more of it.
+    /// What the store says of this file's upload, or of another's that cannot be told from trouble with the store: there is no room to
+    /// keep more. ENOSPC: files that the store refuses for good hold the memory until they are closed.
     pub(super) async fn dirty_block(&self, inode: &Arc<Inode>, len: usize) -> Result<Block> {
+        let mut refused = HashSet::new();
         loop {
             let freed = self.blocks.freed();
             if self.blocks.dirty_bytes() + len <= self.dirty_max()
@@ -88,17 +91,25 @@ impl<S: Store> Core<S> {
             }
             if inode.state().content.is_dirty() {
                 self.upload_even_unlinked(inode).await?;
-            } else if let Some(other) = self.dirtiest(inode) {
-                self.upload_even_unlinked(&other).await?;
-            } else {
+            } else if let Some(other) = self.dirtiest(inode, &refused) {
+                match self.upload_even_unlinked(&other).await {
+                    Err(error) if error == Errno::ESTALE || other.state().refused.is_some() => {
+                        refused.insert(other.id);
+                    }
+                    answer => answer?,
+                }
+            } else if refused.is_empty() {
                 freed.await;
+            } else {
+                return Err(Errno::ENOSPC);
             }
         }
     }
 
-    /// Another file that is dirty: the one with most dirty runs.
-    fn dirtiest(&self, than: &Arc<Inode>) -> Option<Arc<Inode>> {
-        let candidates: Vec<Arc<Inode>> = self.tree().inodes().filter(|i| i.id != than.id).cloned().collect();
+    /// Another file that is dirty, and not one of `refused`: the one with most dirty runs.
+    fn dirtiest(&self, than: &Arc<Inode>, refused: &HashSet<NodeId>) -> Option<Arc<Inode>> {
+        let other = |inode: &&Arc<Inode>| inode.id != than.id && !refused.contains(&inode.id);
+        let candidates: Vec<Arc<Inode>> = self.tree().inodes().filter(other).cloned().collect();
         candidates
             .into_iter()
             .filter(|inode| inode.state().content.is_dirty())
@@ -115,6 +126,9 @@ impl<S: Store> Core<S> {
         let end = at.offset.checked_add(length).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
         if length == 0 {
             return Err(Errno::EINVAL);
+        }
+        if file.lineage != file.inode.state().content.lineage() {
+            return Err(Errno::ESTALE);
         }
         if self.capabilities.size_max.is_some_and(|max| end > max) {
             return Err(Errno::EFBIG);

@@ -91,8 +91,7 @@ impl<S: Store> Core<S> {
         let inode = self.inode(nodeid)?;
         let known = {
             let state = inode.state();
-            let asked = state.posix.xattrs.is_some() || !self.config.posix;
-            nodeid == NodeId::ROOT || state.unlinked || (asked && self.knows(&state))
+            nodeid == NodeId::ROOT || state.unlinked || (state.posix.xattrs.is_some() && self.knows(&state))
         };
         if !known {
             self.revalidate(&inode).await?;
@@ -104,6 +103,7 @@ impl<S: Store> Core<S> {
     pub(super) async fn getxattr(&self, nodeid: NodeId, name: &[u8], size: u32) -> Result<XattrReply> {
         self.xattrs_are_on()?;
         match parse(name) {
+            Name::User(_) if !self.config.posix => Err(Errno::ENODATA),
             Name::User(name) => {
                 let inode = self.with_xattrs(nodeid).await?;
                 let value = inode.state().posix.xattrs.as_ref().and_then(|xattrs| xattrs.get(name).cloned());
@@ -126,7 +126,8 @@ impl<S: Store> Core<S> {
         }
         let known = {
             let state = inode.state();
-            state.is_local() || (self.knows(&state) && (what == "etag" || state.posix.object.is_some()))
+            let told = state.posix.object.is_some() || (what == "etag" && state.etag.is_some());
+            state.is_local() || (told && self.knows(&state))
         };
         if !known {
             self.revalidate(&inode).await?;
@@ -146,6 +147,9 @@ impl<S: Store> Core<S> {
     /// FUSE_LISTXATTR: the guest's own.
     pub(super) async fn listxattr(&self, nodeid: NodeId, size: u32) -> Result<XattrReply> {
         self.xattrs_are_on()?;
+        if !self.config.posix {
+            return reply(Vec::new(), size);
+        }
         let inode = self.with_xattrs(nodeid).await?;
         let mut names = Vec::new();
         if let Some(xattrs) = &inode.state().posix.xattrs {

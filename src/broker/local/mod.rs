@@ -35,8 +35,7 @@ use super::run::BrokerOptions;
 use super::url::{Backend, BackendError};
 use crate::store::path::{check_name, check_path, join};
 use crate::store::{
-    Attributes, Capabilities, Condition, LIST_PAGE_MAX, ListEntry, Meta, Pool, Reply, Slice, StoreError,
-    StoreErrorKind, Version,
+    Attributes, Capabilities, Condition, LIST_PAGE_MAX, ListEntry, Meta, Pool, Reply, Slice, StoreError, StoreErrorKind,
 };
 
 /// Mode of new directories; what the guest sees is decided elsewhere.
@@ -338,6 +337,8 @@ impl Local {
         if from == to {
             return self.stat_object(to);
         }
+        // What is renamed is told, not what somebody else has put at the new name by then.
+        let renamed = self.open(from).map_err(fail)?;
         let (to_dir, to_name) = self.root.parent(to).map_err(fail)?;
         let target = stat_in(&to_dir, &to_name).map_err(fail)?;
         self.check_target(to, target.as_ref(), when)?;
@@ -353,7 +354,7 @@ impl Local {
         if target.is_some_and(|target| target.is_same(&source)) {
             unlink_in(&from_dir, &from_name, false).map_err(fail)?;
         }
-        self.stat_object(to)
+        self.tell(&renamed).map_err(fail)
     }
 
     /// Renames a directory onto nothing, or onto an empty directory.

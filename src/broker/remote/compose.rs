@@ -14,6 +14,7 @@ use opendal::{Buffer, BytesRange, Metadata, Writer};
 use tokio::sync::SemaphorePermit;
 
 use super::super::error::error;
+use super::super::gate::guarded;
 use super::super::operator::noting_retries;
 use super::super::services::Upload;
 use super::conditions::Kept;
@@ -119,7 +120,7 @@ impl Remote {
         match result {
             Ok(metadata) => Ok(self.describe(job, &prepared, &metadata).await),
             Err(e) => {
-                let e = named_by_condition(e, job.when);
+                let e = self.named_by_condition(job, e).await;
                 // The echo of a success? Its first answer may have been lost.
                 let echo = retried
                     && matches!(
@@ -312,13 +313,19 @@ impl Remote {
                 // Servers that ignore the condition on copied ranges, and stores that have none.
                 self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
             }
-            if prepared.guard && path == job.path {
+            if prepared.guard && self.service.upload == Upload::Memory {
                 self.check_target(path, job.when).await?;
             }
             Ok(())
         };
         let result = match filled.await {
-            Ok(()) => writer.close().await.map_err(|e| self.fail("write", job.path, &e)),
+            Ok(()) => {
+                let close = async { writer.close().await.map_err(|e| self.fail("write", job.path, &e)) };
+                match prepared.guard && path == job.path {
+                    true => guarded(close, || self.check_target(job.path, job.when)).await,
+                    false => close.await,
+                }
+            }
             Err(e) => Err(e),
         };
         if result.is_err()
@@ -449,6 +456,17 @@ impl Remote {
             .ok_or_else(|| error(StoreErrorKind::Protocol, format!("write '{path}': a copied range without base")))
     }
 
+    /// A failed condition, in the words of the condition. One on a base, which a store may tell late, is told apart by asking.
+    async fn named_by_condition(&self, job: &Job<'_>, mut e: StoreError) -> StoreError {
+        if e.kind == StoreErrorKind::VersionMismatch && *job.when == Condition::IfAbsent {
+            let asked = job.bases.iter().map(|base| self.base_now(job, base));
+            if futures::future::join_all(asked).await.iter().all(Result::is_ok) {
+                e.kind = StoreErrorKind::Exists;
+            }
+        }
+        e
+    }
+
     /// What a stat of the new object says; with what the upload itself said where the store has changed since or does not
     /// answer.
     async fn describe(&self, job: &Job<'_>, prepared: &Prepared, uploaded: &Metadata) -> Meta {
@@ -557,14 +575,6 @@ pub(super) fn keep_headers(options: &mut WriteOptions, of: &Metadata) {
     options.cache_control = text(of.cache_control());
     options.content_disposition = text(of.content_disposition());
     options.content_encoding = text(of.content_encoding());
-}
-
-/// A failed condition, in the words of the condition.
-fn named_by_condition(mut e: StoreError, when: &Condition) -> StoreError {
-    if e.kind == StoreErrorKind::VersionMismatch && *when == Condition::IfAbsent {
-        e.kind = StoreErrorKind::Exists;
-    }
-    e
 }
 
 /// A base that is gone is not the version asked for.

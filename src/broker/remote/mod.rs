@@ -207,9 +207,13 @@ impl Remote {
         Ok(user)
     }
 
-    /// An ETag with its quotes, which some answers of some servers lack. Google's have none, and mean it.
+    /// An ETag with its quotes, which some answers of some servers lack. Google's have none, and mean it; servers that
+    /// imitate Google's put some around those in headers.
     fn quoted(&self, etag: &str) -> String {
-        let fine = etag.starts_with('"') || etag.starts_with("W/") || self.service.scheme == "gcs";
+        if self.service.scheme == "gcs" {
+            return etag.trim_matches('"').to_owned();
+        }
+        let fine = etag.starts_with('"') || etag.starts_with("W/");
         if fine { etag.to_owned() } else { format!("\"{etag}\"") }
     }
 

@@ -34,8 +34,10 @@ impl Remote {
         while let Some(entry) = lister.try_next().await? {
             let old = super::seconds(entry.metadata()).is_some_and(|at| i128::from(at) < young);
             if old && !entry.path().ends_with('/') && ours(entry.path()) {
-                self.ops.ask.delete(entry.path()).await?;
-                log::info!("'{}' was left by an earlier run and is removed", entry.path());
+                match self.ops.ask.delete(entry.path()).await {
+                    Ok(()) => log::info!("'{}' was left by an earlier run and is removed", entry.path()),
+                    Err(e) => log::debug!("'{}' stays: {}", entry.path(), self.cleaner.clean(&e.to_string())),
+                }
             }
         }
         Ok(())

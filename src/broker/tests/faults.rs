@@ -18,10 +18,15 @@ enum Fault {
 
 type Rule = Box<dyn FnMut(&str) -> Option<Fault> + Send>;
 
-/// A proxy that asks its rule about each request line.
-struct Proxy {
-    port: u16,
+/// What becomes of a request's head on its way.
+type Edit = Box<dyn FnMut(String) -> String + Send>;
+
+/// A proxy that asks its rule about each request line, and hands each head to its editor.
+pub(super) struct Proxy {
+    pub port: u16,
     rule: Arc<Mutex<Rule>>,
+    edit: Arc<Mutex<Edit>>,
+    /// Heads as they came.
     seen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -40,28 +45,30 @@ fn message(from: &mut impl BufRead) -> Option<(String, Vec<u8>)> {
 }
 
 impl Proxy {
-    fn new(server: &Server) -> Proxy {
+    pub fn new(server: &Server) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let upstream = server.port;
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_| None)));
+        let edit: Arc<Mutex<Edit>> = Arc::new(Mutex::new(Box::new(|head| head)));
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let (rules, log) = (Arc::clone(&rule), Arc::clone(&seen));
+        let (rules, edits, log) = (Arc::clone(&rule), Arc::clone(&edit), Arc::clone(&seen));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (rules, log) = (Arc::clone(&rules), Arc::clone(&log));
+                let (rules, edits, log) = (Arc::clone(&rules), Arc::clone(&edits), Arc::clone(&log));
                 std::thread::spawn(move || {
                     let mut from = BufReader::new(stream.try_clone().unwrap());
                     let mut to = stream;
                     while let Some((head, body)) = message(&mut from) {
                         let line = head.lines().next().unwrap_or_default().to_owned();
-                        log.lock().unwrap().push(line.clone());
+                        log.lock().unwrap().push(head.clone());
                         let fault = (rules.lock().unwrap())(&line);
                         if fault == Some(Fault::Refuse) {
                             let _ = to.write_all(b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n");
                             continue;
                         }
                         let mut store = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
+                        let head = (edits.lock().unwrap())(head);
                         let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
                         store.write_all(head.as_bytes()).unwrap();
                         store.write_all(&body).unwrap();
@@ -76,7 +83,11 @@ impl Proxy {
                 });
             }
         });
-        Proxy { port, rule, seen }
+        Proxy { port, rule, edit, seen }
+    }
+
+    pub fn edit(&self, edit: impl FnMut(String) -> String + Send + 'static) {
+        *self.edit.lock().unwrap() = Box::new(edit);
     }
 
     fn rule(&self, rule: impl FnMut(&str) -> Option<Fault> + Send + 'static) {
@@ -93,8 +104,17 @@ impl Proxy {
         });
     }
 
-    fn count(&self, part: &str) -> usize {
-        self.seen.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+    /// How many requests had `part` in their first line.
+    pub fn count(&self, part: &str) -> usize {
+        self.heads().iter().filter(|head| head.lines().next().is_some_and(|line| line.contains(part))).count()
+    }
+
+    pub fn heads(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub fn forget(&self) {
+        self.seen.lock().unwrap().clear();
     }
 }
 

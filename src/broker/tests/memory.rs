@@ -6,6 +6,7 @@ fn memory_keeps_the_contract() {
     let can = block_on(bed.remote.probe()).unwrap();
     assert_eq!((can.scheme.as_str(), can.write, can.etag, can.real_dirs), ("memory", true, true, false));
     contract(&bed, Corners::default());
+    reserved_names(&bed);
     many(&bed, 5000);
     assert_eq!(bed.finish(7), 7, "the exit code is the device process's");
 }

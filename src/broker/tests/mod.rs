@@ -1,8 +1,11 @@
 //! Both ends of the store socket in one process, over real stores: what the device may rely on, store by store.
 
+mod attributes;
+mod conditions;
 mod faults;
 mod local;
 mod memory;
+mod objects;
 mod s3;
 mod unreachable;
 
@@ -42,14 +45,18 @@ impl Bed {
         Bed::with_flush(url, request_timeout, |_| 0)
     }
 
+    /// With POSIX attributes kept.
+    fn posix(url: &str) -> Bed {
+        let options = BrokerOptions { posix_metadata: true, ..Bed::options(Duration::from_secs(30)) };
+        Bed::with_options(url, options, |_| 0)
+    }
+
     fn with_flush(url: &str, request_timeout: Duration, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
-        let options = BrokerOptions {
-            request_timeout,
-            flush_timeout: Duration::from_secs(5),
-            posix_metadata: false,
-            readonly: false,
-        };
-        Bed::with_options(url, options, on_flush)
+        Bed::with_options(url, Bed::options(request_timeout), on_flush)
+    }
+
+    fn options(request_timeout: Duration) -> BrokerOptions {
+        BrokerOptions { request_timeout, flush_timeout: Duration::from_secs(5), posix_metadata: false, readonly: false }
     }
 
     fn with_options(url: &str, options: BrokerOptions, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
@@ -104,6 +111,20 @@ impl Bed {
         let version = old.version();
         let base = Base { path: path.into(), version: version.clone() };
         block_on(self.remote.compose(path, vec![base], Condition::IfVersion(version), segments, None, ()))
+    }
+
+    /// A compose in full.
+    fn compose(
+        &self,
+        path: &str,
+        bases: &[(&str, &Meta)],
+        when: Condition,
+        segments: Vec<Segment>,
+        attributes: Option<&Attributes>,
+    ) -> Result<Meta, StoreError> {
+        let base = |(path, meta): &(&str, &Meta)| Base { path: (*path).into(), version: meta.version() };
+        let attributes = attributes.cloned().map(Box::new);
+        block_on(self.remote.compose(path, bases.iter().map(base).collect(), when, segments, attributes, ()))
     }
 
     fn read(&self, path: &str, version: Option<Version>, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
@@ -219,6 +240,8 @@ struct Corners {
 /// What every store must do.
 fn contract(bed: &Bed, corners: Corners) {
     files(bed);
+    two_bases(bed);
+    many_deletions(bed, corners);
     conditions(bed);
     versions(bed);
     directories(bed, corners);
@@ -291,6 +314,102 @@ fn files(bed: &Bed) {
         assert_eq!(bed.kind(name), Err(StoreErrorKind::NotFound));
         bed.delete(name).unwrap();
     }
+}
+
+fn two_bases(bed: &Bed) {
+    let (one, two) = (bed.put("one", b"0123456789"), bed.put("two", b"abcdefghij"));
+    let copy = |base, offset, len| Segment::Copy { base, offset, len };
+    let mixed = || vec![copy(0, 2, 3), bed.data(b"-"), copy(1, 7, 3), Segment::Zero { len: 1 }, copy(0, 0, 1)];
+    let bases = [("one", &one), ("two", &two)];
+    let made = bed.compose("mixed", &bases, Condition::IfAbsent, mixed(), None).unwrap();
+    assert_eq!((made.size, bed.get("mixed")), (9, b"234-hij\x000".to_vec()));
+    // One of them is the object itself.
+    let when = Condition::IfVersion(one.version());
+    let one =
+        bed.compose("one", &[("two", &two), ("one", &one)], when, vec![copy(1, 0, 5), copy(0, 0, 5)], None).unwrap();
+    assert_eq!(bed.get("one"), b"01234abcde");
+    // Either's change is noticed, and then nothing is written.
+    bed.tick();
+    let newer = bed.put("two", b"other bytes");
+    for bases in [[("one", &one), ("two", &two)], [("two", &two), ("one", &one)]] {
+        let refused = bed.compose("mixed", &bases, Condition::Any, mixed(), None).unwrap_err();
+        assert_eq!(refused.kind, StoreErrorKind::VersionMismatch, "{refused}");
+    }
+    assert_eq!(bed.get("mixed"), b"234-hij\x000");
+    let when = Condition::IfVersion(two.version());
+    let refused = bed.compose("two", &[("one", &one)], when, vec![copy(0, 0, 3)], None).unwrap_err();
+    assert_eq!(refused.kind, StoreErrorKind::VersionMismatch, "{refused}");
+    // All of another object: the same as a copy, with the same conditions.
+    let whole = |size| vec![copy(0, 0, size)];
+    let copied = bed.compose("copied", &[("two", &newer)], Condition::IfAbsent, whole(11), None).unwrap();
+    assert_eq!((copied.size, bed.get("copied")), (11, b"other bytes".to_vec()));
+    let refused = bed.compose("copied", &[("one", &one)], Condition::IfAbsent, whole(10), None).unwrap_err();
+    assert_eq!(refused.kind, StoreErrorKind::Exists, "{refused}");
+    let refused = bed.compose("copied", &[("two", &two)], Condition::Any, whole(10), None).unwrap_err();
+    assert_eq!(refused.kind, StoreErrorKind::VersionMismatch, "{refused}");
+    let when = Condition::IfVersion(copied.version());
+    bed.compose("copied", &[("one", &one)], when.clone(), whole(10), None).unwrap();
+    let refused = bed.compose("copied", &[("two", &newer)], when, whole(11), None).unwrap_err();
+    assert_eq!(refused.kind, StoreErrorKind::VersionMismatch, "{refused}");
+    assert_eq!(bed.get("copied"), b"01234abcde");
+    for name in ["one", "two", "mixed", "copied"] {
+        bed.delete(name).unwrap();
+    }
+}
+
+fn many_deletions(bed: &Bed, corners: Corners) {
+    let names: Vec<String> = (0..40).map(|n| format!("gone{n:02}")).collect();
+    for name in &names {
+        bed.put(name, b"x");
+    }
+    bed.put("stays", b"x");
+    let mut all = names.clone();
+    all.push("never was there".into());
+    block_on(bed.remote.delete_many(all)).unwrap();
+    assert_eq!(bed.names(""), ["stays"]);
+    block_on(bed.remote.delete_many(names)).unwrap();
+    block_on(bed.remote.delete_many(vec![])).unwrap();
+    if corners.real_dirs && !corners.no_markers {
+        bed.mkdir("dir").unwrap();
+        bed.put("dir/below", b"x");
+        let refused = block_on(bed.remote.delete_many(vec!["dir".into(), "stays".into()])).unwrap_err();
+        assert_eq!(refused.kind, StoreErrorKind::IsDir, "{refused}");
+        assert_eq!(bed.names("dir"), ["below"]);
+        bed.delete("dir/below").unwrap();
+        bed.rmdir("dir").unwrap();
+    }
+    bed.delete("stays").unwrap();
+}
+
+/// What begins with `.ovfs-` in the root is nobody's; but the device keeps what is unlinked while open there.
+fn reserved_names(bed: &Bed) {
+    bed.put("f", b"content");
+    for name in [".ovfs-", ".ovfs-x", ".ovfs-tmp", ".ovfs-probe-1", ".ovfs-unlinked-1/below", ".ovfs-x/below"] {
+        assert_eq!(bed.kind(name), Err(StoreErrorKind::NotFound), "{name}");
+        assert_eq!(bed.list(name).unwrap_err().kind, StoreErrorKind::NotFound, "{name}");
+        let refused = bed.put_when(name, b"x", Condition::Any).unwrap_err();
+        assert_eq!(refused.kind, StoreErrorKind::InvalidName, "{name}");
+        assert_eq!(bed.rename("f", name, Condition::Any).unwrap_err(), StoreErrorKind::InvalidName);
+        assert_eq!(bed.mkdir(name), Err(StoreErrorKind::InvalidName));
+        assert_eq!(bed.rmdir(name), Err(StoreErrorKind::InvalidName));
+        assert_eq!(bed.delete(name), Err(StoreErrorKind::InvalidName));
+        assert_eq!(bed.rename_dir("d", name), Err(StoreErrorKind::InvalidName));
+    }
+    let hidden = ".ovfs-unlinked-1-2";
+    let file = bed.rename("f", hidden, Condition::IfAbsent).unwrap();
+    assert_eq!(bed.names(""), [""; 0]);
+    assert_eq!(bed.kind(hidden), Err(StoreErrorKind::NotFound));
+    assert_eq!(bed.mkdir(hidden), Err(StoreErrorKind::InvalidName));
+    assert_eq!(bed.read(hidden, None, 0, 7).unwrap(), b"content");
+    let tail = vec![Segment::Copy { base: 0, offset: 0, len: 7 }, bed.data(b"!")];
+    let longer = bed.compose(hidden, &[(hidden, &file)], Condition::Any, tail, None);
+    assert_eq!(longer.unwrap().size, 8);
+    block_on(bed.remote.copy(hidden, "f", None)).unwrap();
+    assert_eq!(bed.get("f"), b"content!");
+    bed.delete(hidden).unwrap();
+    assert_eq!(bed.read(hidden, None, 0, 1).unwrap_err().kind, StoreErrorKind::NotFound);
+    // Elsewhere the names are as good as any.
+    bed.delete("f").unwrap();
 }
 
 fn conditions(bed: &Bed) {
@@ -486,6 +605,10 @@ fn a_store_at_hand_keeps_the_contract() {
     bed.coarse = true;
     let can = block_on(bed.remote.probe()).unwrap();
     contract(&bed, Corners { real_dirs: can.real_dirs, ..Corners::default() });
+    reserved_names(&bed);
+    if !can.real_dirs && Backend::parse(&url).unwrap().check_attributes().is_ok() {
+        attributes::keeps_attributes(&Bed::posix(&url), can.scheme != "b2");
+    }
     many(&bed, 1500);
     bed.rename_dir("many", "moved").unwrap();
     assert_eq!(bed.names("moved").len(), 1500);

@@ -77,7 +77,7 @@ pub(super) fn moto() -> Server {
     moto_on(free_port())
 }
 
-fn s3s() -> Server {
+pub(super) fn s3s() -> Server {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("bucket")).unwrap();
     let port = free_port();
@@ -93,21 +93,37 @@ fn s3s() -> Server {
 /// Enough of a signature for moto.
 const SIGNED: &str = "Authorization: AWS4-HMAC-SHA256 Credential=KEY/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
 
-/// A request as no library would send it; only for moto, which checks no signatures.
-fn put_raw(server: &Server, key: &str, body: &[u8]) {
+/// A request as no library would send it, and the whole answer; only for moto, which checks no signatures. `headers` end with
+/// CR LF each.
+pub(super) fn raw(server: &Server, method: &str, path: &str, headers: &str, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
     let head = format!(
-        "PUT /bucket{key} HTTP/1.1\r\nHost: s3.amazonaws.com\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "{method} /bucket{path} HTTP/1.1\r\nHost: s3.amazonaws.com\r\n{SIGNED}\r\n{headers}Content-Length: {}\r\nConnection: \
+         close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+pub(super) fn put_raw(server: &Server, key: &str, body: &[u8]) {
+    put_with(server, key, "", body);
+}
+
+pub(super) fn put_with(server: &Server, key: &str, headers: &str, body: &[u8]) {
+    let answer = raw(server, "PUT", key, headers, body);
     assert!(answer.starts_with("HTTP/1.1 200"), "{key}: {answer}");
 }
 
-fn url(server: &Server, root: &str) -> String {
+/// The headers of an object, in lower case.
+pub(super) fn head(server: &Server, key: &str) -> String {
+    raw(server, "HEAD", key, "", b"").to_ascii_lowercase()
+}
+
+pub(super) fn url(server: &Server, root: &str) -> String {
     url_at(server.port, root)
 }
 
@@ -124,6 +140,7 @@ fn moto_keeps_the_contract() {
     let can = block_on(bed.remote.probe()).unwrap();
     assert!(can.copy_ranges && can.etag && can.write_if_match && can.write_if_absent && !can.rename);
     contract(&bed, Corners::default());
+    reserved_names(&bed);
 }
 
 #[test]
@@ -132,6 +149,7 @@ fn s3s_keeps_the_contract() {
     let bed = Bed::new(&url(&server, ""));
     block_on(bed.remote.probe()).unwrap();
     contract(&bed, Corners { no_markers: true, real_dirs: true, ..Corners::default() });
+    reserved_names(&bed);
 }
 
 #[test]
@@ -214,29 +232,13 @@ fn hostile_keys_are_hidden_and_touched_by_nothing() {
 fn headers_of_others_survive_a_rewrite() {
     let server = moto();
     let bed = Bed::new(&url(&server, ""));
-    let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-    stream
-        .write_all(
-            b"PUT /bucket/page HTTP/1.1\r\nHost: s3.amazonaws.com\r\nContent-Type: text/x-special\r\nx-amz-meta-owner: somebody\r\n\
-              Content-Length: 4\r\nConnection: close\r\n\r\nabcd",
-        )
-        .unwrap();
-    stream.read_to_end(&mut Vec::new()).unwrap();
+    put_with(&server, "/page", "Content-Type: text/x-special\r\nx-amz-meta-owner: somebody\r\n", b"abcd");
     let old = bed.stat("page").unwrap();
     bed.rewrite("page", &old, vec![Segment::Copy { base: 0, offset: 0, len: 4 }, bed.data(b"e")]).unwrap();
     bed.put("new.html", b"<p>");
-    let head = |key: &str| {
-        let mut stream = TcpStream::connect(("127.0.0.1", server.port)).unwrap();
-        let request =
-            format!("HEAD /bucket/{key} HTTP/1.1\r\nHost: s3.amazonaws.com\r\n{SIGNED}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.to_ascii_lowercase()
-    };
-    let page = head("page");
+    let page = head(&server, "/page");
     assert!(page.contains("content-type: text/x-special") && page.contains("x-amz-meta-owner: somebody"), "{page}");
-    assert!(head("new.html").contains("content-type: text/html"));
+    assert!(head(&server, "/new.html").contains("content-type: text/html"));
 }
 
 #[test]

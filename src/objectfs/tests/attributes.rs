@@ -56,6 +56,10 @@ impl Fs {
         mount(&self.bucket, config(), keeps(), Ids::default())
     }
 
+    fn again_plain(&self) -> Fs {
+        mount(&self.bucket, Config { posix: false, ..config() }, capabilities(), Ids::default())
+    }
+
     fn attr(&self, path: &str) -> Attr {
         self.lookup(path).expect("lookup").attr
     }
@@ -212,7 +216,7 @@ fn owned(mode: u32, uid: u32, gid: u32) -> Attributes {
 }
 
 #[test]
-fn a_new_file_is_of_whoever_makes_it() {
+fn new_files_belong_to_who_made_them() {
     let fs = posix();
     let before = now();
     let file = fs.create_as(ALICE, "f", 0o666).expect("create");
@@ -233,7 +237,7 @@ fn now() -> i64 {
 }
 
 #[test]
-fn what_the_store_knows_nothing_of_has_the_defaults_of_the_mount() {
+fn what_has_no_metadata_has_the_defaults() {
     let fs = posix();
     fs.bucket().put("f", b"x");
     fs.bucket().put("d/f", b"x");
@@ -248,7 +252,7 @@ fn what_the_store_knows_nothing_of_has_the_defaults_of_the_mount() {
 }
 
 #[test]
-fn without_posix_nothing_is_kept_and_the_fixed_owner_is_shown() {
+fn without_posix_metadata_modes_and_owners_are_fixed() {
     let config = Config { posix: false, xattr: false, ..config() };
     let rules = |rule: &str| vec![rule.parse().expect("a rule")];
     let ids = Ids::new(rules("map:100:7:1"), Vec::new()).expect("rules");
@@ -260,16 +264,42 @@ fn without_posix_nothing_is_kept_and_the_fixed_owner_is_shown() {
     assert_eq!((attr.mode, attr.uid, attr.gid), (libc::S_IFREG | 0o640, 100, 8), "the store's 7 is the guest's 100");
     assert_eq!(fs.chown("f", 5, 5).uid, 100);
     assert_eq!(fs.attr("g").mode, libc::S_IFREG | 0o640);
-    assert_eq!(fs.symlink("l", b"f").err(), Some(Errno::EPERM));
-    assert_eq!(fs.mknod("p", libc::S_IFIFO | 0o644).err(), Some(Errno::EPERM));
     assert_eq!(fs.set_xattr("f", "user.a", b"1", 0), Err(Errno::ENOSYS));
     assert_eq!(fs.entries("", false)[0].1, u32::from(libc::DT_REG), "every object is a file");
     block_on(fs.fs.flush_all(Duration::from_secs(5)));
     assert_eq!(fs.count("compose"), 1, "only the bytes of f");
 }
 
+fn plain() -> Fs {
+    mount(&Arc::default(), Config { posix: false, ..config() }, capabilities(), Ids::default())
+}
+
 #[test]
-fn changes_by_path_reach_the_store_soon_and_together() {
+fn without_posix_metadata_times_are_kept_in_memory() {
+    let fs = plain();
+    fs.put("f", b"x").expect("put");
+    let attr = fs.utimens("f", 1_000, 5);
+    assert_eq!((attr.mtime, attr.mtimensec, attr.atime), (1_000, 5, 1_000));
+    fs.forget_log();
+    assert_eq!((fs.attr("f").mtime, fs.again_plain().attr("f").mtime == 1_000), (1_000, false));
+    block_on(fs.fs.flush_all(Duration::from_secs(5)));
+    assert_eq!(fs.count("compose"), 0);
+    assert_eq!(fs.kept("f"), Attributes::default());
+}
+
+#[test]
+fn without_posix_metadata_special_files_are_refused() {
+    let fs = plain();
+    assert_eq!(fs.symlink("l", b"f").err(), Some(Errno::EPERM));
+    for special in [libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFCHR, libc::S_IFBLK] {
+        assert_eq!(fs.mknod("p", special | 0o644).err(), Some(Errno::EPERM));
+    }
+    fs.mknod("f", libc::S_IFREG | 0o644).expect("a file");
+    assert_eq!(fs.readlink("f"), Err(Errno::EINVAL));
+}
+
+#[test]
+fn attribute_changes_are_stored_together_and_soon() {
     let fs = posix();
     fs.put("f", b"0123456789").expect("put");
     fs.mkdir_as(ALICE, "d", 0o755).expect("mkdir");
@@ -309,7 +339,7 @@ fn a_file_that_changes_all_the_time_is_stored_all_the_same() {
 }
 
 #[test]
-fn fsync_close_syncfs_and_the_end_do_not_wait() {
+fn fsync_stores_attributes() {
     let fs = posix();
     for name in ["a", "b", "c", "d", "e"] {
         fs.put(name, b"x").expect("put");
@@ -561,7 +591,7 @@ fn a_failed_change_is_tried_again_by_itself() {
 }
 
 #[test]
-fn directories_keep_the_time_that_was_set_last() {
+fn attributes_of_directories_are_kept_on_the_marker() {
     let fs = posix();
     fs.mkdir_as(ALICE, "d", 0o755).expect("mkdir");
     let made = fs.kept("d/").mtime_ns.expect("a time");
@@ -613,7 +643,7 @@ fn a_set_group_id_directory_hands_its_group_down() {
 }
 
 #[test]
-fn symbolic_links_are_objects_that_hold_their_targets() {
+fn symbolic_links_are_objects_with_their_target() {
     let fs = posix();
     let entry = fs.symlink("l", b"../some/where").expect("symlink");
     assert_eq!((entry.attr.mode, entry.attr.size, entry.attr.uid), (libc::S_IFLNK | 0o777, 13, 1000));
@@ -656,7 +686,7 @@ fn targets_that_cannot_be_are_errors() {
 }
 
 #[test]
-fn fifos_and_sockets_are_empty_objects_with_a_mode() {
+fn fifos_and_sockets_are_empty_objects() {
     let fs = posix();
     let fifo = fs.mknod("p", libc::S_IFIFO | 0o666).expect("mknod");
     assert_eq!((fifo.attr.mode, fifo.attr.size, fifo.attr.uid), (libc::S_IFIFO | 0o644, 0, 1000));
@@ -717,10 +747,10 @@ fn listings_ask_only_for_what_is_not_known() {
     }
     fs.bucket().put_with("l", b"t", owned(libc::S_IFLNK | 0o777, 0, 0));
     let plain = fs.entries("", false);
-    assert_eq!(fs.count("stat"), 0, "names alone cost nothing");
+    assert_eq!(fs.count("tell"), 0, "names alone cost nothing");
     assert!(plain.iter().all(|(_, kind, _)| *kind == u32::from(libc::DT_UNKNOWN)), "{plain:?}");
     let plus = fs.entries("", true);
-    assert_eq!((plus.len(), fs.count("stat")), (41, 41));
+    assert_eq!((plus.len(), fs.count("tell"), fs.count("stat")), (41, 41, 0));
     for (i, (name, kind, entry)) in plus.iter().take(40).enumerate() {
         let entry = entry.expect("an entry");
         assert_eq!((entry.attr.mode, entry.attr.uid as usize), (libc::S_IFREG | 0o600, i), "{name}");
@@ -730,7 +760,7 @@ fn listings_ask_only_for_what_is_not_known() {
     assert_eq!(plus[40].1, u32::from(libc::DT_LNK));
     let again = fs.entries("", true);
     assert_eq!(again.len(), 41);
-    assert_eq!(fs.count("stat"), 41, "what was just told is not asked again");
+    assert_eq!(fs.count("tell"), 41, "what was just told is not asked again");
     assert_eq!(fs.entries("", false)[40].1, u32::from(libc::DT_LNK), "known types are told");
 }
 
@@ -740,7 +770,7 @@ fn a_listing_does_not_fail_with_one_of_its_names() {
     for name in ["a", "b", "c"] {
         fs.bucket().put_with(name, b"x", owned(libc::S_IFREG | 0o600, 1, 1));
     }
-    fs.bucket().fail.push(("stat", StoreErrorKind::Unavailable));
+    fs.bucket().fail.push(("tell", StoreErrorKind::Unavailable));
     let entries = fs.entries("", true);
     assert_eq!(entries.len(), 3);
     let unknown: Vec<_> = entries.iter().filter(|(_, _, entry)| entry.is_some_and(|e| e.nodeid == NodeId(0))).collect();
@@ -750,7 +780,7 @@ fn a_listing_does_not_fail_with_one_of_its_names() {
 }
 
 #[test]
-fn extended_attributes_are_set_listed_and_removed() {
+fn user_xattrs_are_kept() {
     let fs = posix();
     fs.put("f", b"x").expect("put");
     fs.set_xattr("f", "user.a", b"1", 0).expect("set");
@@ -787,7 +817,7 @@ fn extended_attributes_are_set_listed_and_removed() {
 }
 
 #[test]
-fn extended_attributes_have_bounds_and_namespaces() {
+fn xattrs_have_a_limit() {
     let fs = posix();
     fs.put("f", b"x").expect("put");
     assert_eq!(fs.set_xattr("f", &format!("user.{}", "n".repeat(251)), b"", 0), Err(Errno::ERANGE));
@@ -811,8 +841,8 @@ fn extended_attributes_have_bounds_and_namespaces() {
 }
 
 #[test]
-fn what_the_store_says_of_a_file_can_be_asked_for_and_not_set() {
-    let fs = mount(&Arc::default(), Config { posix: false, ..config() }, capabilities(), Ids::default());
+fn read_only_xattrs_tell_what_the_store_says() {
+    let fs = plain();
     fs.put("f", b"x").expect("put");
     let etag = fs.bucket().objects["f"].etag;
     assert_eq!(fs.xattr("f", "ovfs.etag"), Ok(format!("\"{etag}\"").into_bytes()));
@@ -850,7 +880,7 @@ fn content_type_and_version_are_those_that_the_store_tells() {
 }
 
 #[test]
-fn owners_are_translated_and_forbidden_ones_own_nothing() {
+fn ids_are_translated_on_their_way_to_the_store() {
     let rules = || ["map:0:100000:5000", "forbid-guest:9000:10"].map(|rule| rule.parse().expect("a rule")).to_vec();
     let ids = Ids::new(rules(), rules()).expect("rules");
     let fs = mount(&Arc::default(), config(), keeps(), ids);
@@ -925,4 +955,38 @@ fn what_is_kept_of_both_sides_of_a_conflict_keeps_its_owner() {
     let beside = fs.bucket().objects.keys().find(|key| key.starts_with("f.conflict-")).cloned().expect("ours");
     assert_eq!((fs.kept(&beside).uid, fs.kept(&beside).mode), (Some(1000), Some(libc::S_IFREG | 0o600)));
     assert_eq!((fs.attr("f").uid, fs.attr("f").mode), (9, libc::S_IFREG | 0o444));
+}
+
+#[test]
+fn what_is_set_on_the_root_lasts_as_long_as_the_mount() {
+    let fs = posix();
+    let change = SetAttr { mode: Some(0o700), uid: Some(5), ..SetAttr::default() };
+    let (attr, _) = block_on(fs.fs.setattr(CTX, NodeId::ROOT, change)).expect("chmod");
+    assert_eq!((attr.mode, attr.uid), (libc::S_IFDIR | 0o700, 5));
+    block_on(fs.fs.setxattr(CTX, NodeId::ROOT, b"user.a", b"1", 0, 0)).expect("setxattr");
+    fs.put("f", b"x").expect("put");
+    assert_eq!(block_on(fs.fs.getattr(CTX, NodeId::ROOT, None)).expect("getattr").0.mode, libc::S_IFDIR | 0o700);
+    assert_eq!(block_on(fs.fs.getxattr(CTX, NodeId::ROOT, b"user.a", 9)), Ok(XattrReply::Data(b"1".to_vec())));
+    assert_eq!(block_on(fs.fs.flush_all(Duration::from_secs(5))), 0);
+    assert_eq!(fs.count("create_dir"), 0);
+}
+
+#[test]
+fn a_name_that_is_being_deleted_is_not_listed_with_its_attributes() {
+    let fs = posix();
+    for i in 0..8 {
+        fs.put(&format!("f{i}"), b"x").expect("put");
+    }
+    let nodeid = NodeId::ROOT;
+    let handle = block_on(fs.fs.opendir(CTX, nodeid, 0)).expect("opendir").handle.expect("handle");
+    let mut first = Names::new(3);
+    block_on(fs.fs.readdirplus(CTX, nodeid, handle, 0, &mut first)).expect("readdirplus");
+    let _held = block_on(fs.fs.core.deletions.hold());
+    for i in 0..8 {
+        fs.unlink(&format!("f{i}")).expect("unlink");
+    }
+    let mut rest = Types::default();
+    block_on(fs.fs.readdirplus(CTX, nodeid, handle, 3, &mut rest)).expect("readdirplus");
+    assert!(rest.0.iter().all(|(_, _, entry)| entry.is_some_and(|e| e.nodeid == NodeId(0))), "{:?}", rest.0);
+    assert_eq!(fs.lookup("f7").err(), Some(Errno::ENOENT));
 }

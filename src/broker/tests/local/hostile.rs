@@ -110,7 +110,7 @@ fn fs_follows_no_link_that_is_planted_under_way_whatever_it_does() {
         let _ = bed.make("d/new", b"x", Condition::Any, &set);
         let _ = bed.make("d/link", b"x", Condition::Any, &attributes(libc::S_IFLNK | 0o777));
         for (from, to) in [("d/f", "d/copy"), ("f", "d/copy"), ("d/f", "copy")] {
-            if block_on(bed.remote.copy(from, to)).is_ok()
+            if block_on(bed.remote.copy(from, to, None)).is_ok()
                 && let Ok(meta) = bed.stat(to)
                 && meta.size == 6
                 && let Ok(bytes) = bed.read(to, Some(meta.version()), 0, 6)
@@ -164,7 +164,7 @@ fn fs_is_not_held_up_by_a_fifo_in_place_of_a_file() {
             }
             let Ok(old) = bed.stat("f") else { continue };
             let _ = bed.change("f", &old, &attributes(0o600 | (n % 2))).map_err(|e| fine(&e));
-            let _ = block_on(bed.remote.copy("f", "g")).map_err(|e| fine(&e));
+            let _ = block_on(bed.remote.copy("f", "g", None)).map_err(|e| fine(&e));
             if old.size == 6 {
                 let _ =
                     bed.rewrite("f", &old, vec![Segment::Copy { base: 0, offset: 0, len: 6 }]).map_err(|e| fine(&e));

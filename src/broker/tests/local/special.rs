@@ -86,7 +86,7 @@ fn fs_reads_a_links_target_and_never_opens_a_fifo() {
             assert_eq!(bed.read(name, version, 0, 1).unwrap_err().kind, StoreErrorKind::InvalidName);
         }
         bed.change(name, &meta, &attributes(0o600)).unwrap();
-        block_on(bed.remote.copy(name, "copied")).unwrap();
+        block_on(bed.remote.copy(name, "copied", None)).unwrap();
         assert_eq!(bed.names("").len(), 7);
     }
     assert!(!writer.is_finished(), "somebody has opened the FIFO");
@@ -199,7 +199,7 @@ fn fs_renames_copies_changes_and_deletes_what_is_special() {
 
         bed.put("over", b"what a copy replaces");
         let stands = at(name).symlink_metadata().unwrap();
-        let copied = block_on(bed.remote.copy(name, "over")).unwrap();
+        let copied = block_on(bed.remote.copy(name, "over", None)).unwrap();
         assert_eq!((copied.size, told(&copied).mode), (old.size, Some(stands.mode())));
         assert_eq!((told(&copied).mtime_ns, told(&copied).uid), (Some(7), Some(stands.uid())));
         assert_ne!(at("over").symlink_metadata().unwrap().ino(), inode);
@@ -231,7 +231,7 @@ fn fs_copies_a_file_with_all_its_attributes() {
     let made = bed.make("f", b"content", Condition::Any, &set).unwrap();
     bed.put("g", b"what stood there");
     set_xattr(&dir.path().join("g"), "user.old", b"x");
-    let copied = block_on(bed.remote.copy("f", "g")).unwrap();
+    let copied = block_on(bed.remote.copy("f", "g", None)).unwrap();
     let but_times = |meta: &Meta| Attributes { ctime_ns: None, atime_ns: None, ..told(meta).clone() };
     assert_eq!((but_times(&copied), bed.get("g")), (but_times(&made), b"content".to_vec()));
     assert_ne!(copied.version(), made.version());
@@ -269,7 +269,7 @@ fn fs_hides_reserved_names_and_lets_only_unlinked_files_be_reached() {
         assert_eq!(bed.kind(hidden), Err(StoreErrorKind::NotFound));
         assert_eq!(bed.read(hidden, Some(moved.version()), 0, 7).unwrap(), b"content");
         bed.rewrite(hidden, &moved, vec![Segment::Copy { base: 0, offset: 0, len: 3 }]).unwrap();
-        block_on(bed.remote.copy(hidden, "back")).unwrap();
+        block_on(bed.remote.copy(hidden, "back", None)).unwrap();
         assert_eq!((bed.get("back"), bed.names("")), (b"con".to_vec(), vec!["back".to_owned()]));
         bed.delete(hidden).unwrap();
         assert!(!dir.path().join(hidden).exists());
