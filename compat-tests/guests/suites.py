@@ -27,8 +27,8 @@ JOBS = (
     "calls", "locks", "editors", "archive", "sqlite", "git", "compile", "bulk", "stress", "fsx", "pytests", "pjdfstest",
 )
 AGAIN = ("archive", "sqlite", "git", "compile")
-# Where not all jobs run. s3s-fs lists no empty directories, which git and the tests of directories cannot do without, and
-# keeps what it knows of an object in a file that bears the object's whole name, so that it has none with a long one.
+# Where not all jobs run. s3s-fs lists no empty directories, which git and the tests of directories cannot do without,
+# and keeps what it knows of an object in a file that bears the object's whole name, so that it has none with a long one.
 SHARE_JOBS = {
     "s3s": ("locks", "sqlite", "compile", "bulk", "fsx"),
     "s3s-posix": ("locks", "sqlite", "compile", "bulk", "fsx"),
@@ -46,11 +46,12 @@ PACKAGES = {
 }
 QUICK = {
     "ARCHIVE_FILES": 60, "SQLITE_TRANSACTIONS": 40, "GIT_FILES": 100, "COMPILE_FILES": 5, "BULK_FILES": 300,
-    "STRESS_OPERATIONS": 1500, "STRESS_SEED": 1, "FSX_RUNS": 1, "FSX_OPERATIONS": 2000, "PYTHON_ALL": 0,
+    "STRESS_OPERATIONS": 1500, "STRESS_SEED": 1, "FSX_STORED_OFTEN": 400, "FSX_STORED_SELDOM": 3000, "PYTHON_ALL": 0,
 }
 FULL = {
     "ARCHIVE_FILES": 500, "SQLITE_TRANSACTIONS": 1000, "GIT_FILES": 5000, "COMPILE_FILES": 20, "BULK_FILES": 10000,
-    "STRESS_OPERATIONS": 20000, "STRESS_SEED": 1, "FSX_RUNS": 2, "FSX_OPERATIONS": 50000, "PYTHON_ALL": 1,
+    "STRESS_OPERATIONS": 20000, "STRESS_SEED": 1, "FSX_STORED_OFTEN": 5000, "FSX_STORED_SELDOM": 100000,
+    "PYTHON_ALL": 1,
 }
 # Longer than the granularity of the guest's clock.
 NAPTIME_SECONDS = 0.02
@@ -133,7 +134,8 @@ def parse_arguments():
     parser.add_argument("--full", action="store_true", help="in full length: hours, not minutes")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=N",
                         help=f"one size: {', '.join(QUICK)}")
-    parser.add_argument("--cases", default="", help="only those cases of pjdfstest whose names contain one of these words")
+    parser.add_argument("--cases", default="",
+                        help="only those cases of pjdfstest whose names contain one of these words")
     parser.add_argument("--accept", action="store_true",
                         help="write the lists of expected failures anew; reasons come from reasons.toml")
     parser.add_argument("--logs", default=os.path.join(ROOT, "target", "logs", "suites"),
