@@ -3,7 +3,11 @@
 //! A name is that of a test function, or `job:NAME` for a job of the guests. That they pass is for the test run to say.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
+
+use ovfs_compat_tests::stores::Kind;
+use ovfs_compat_tests::stores::table::{Level, Table};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -76,5 +80,47 @@ fn every_statement_of_the_page_names_a_test() {
     for statement in body.split("\n.IP \\(bu 2\n").skip(1) {
         let statement = statement.split("\n.S").next().unwrap();
         assert!(statement.lines().any(|line| line.starts_with(".Te ")), "no test is named here:\n{statement}");
+    }
+}
+
+/// The table of stores as the page has it: a row for each case, a letter for each store.
+fn table() -> String {
+    let table = Table::parse(&std::fs::read_to_string(Table::path()).unwrap()).unwrap();
+    let mut page = String::from("Stores:\n");
+    for (number, kind) in Kind::EVERY.iter().enumerate() {
+        let end = if number + 1 == Kind::EVERY.len() { '.' } else { ';' };
+        writeln!(page, ".B {}\n{}{end}", number + 1, kind.name().replace('-', "\\-")).unwrap();
+    }
+    page += ".PP\n.TS\n";
+    writeln!(page, "lb{}\nl{}.", " cb".repeat(Kind::EVERY.len()), " c".repeat(Kind::EVERY.len())).unwrap();
+    let numbers: Vec<String> = (1..=Kind::EVERY.len()).map(|number| number.to_string()).collect();
+    writeln!(page, "case\t{}", numbers.join("\t")).unwrap();
+    for case in table.cases() {
+        let letters: Vec<&str> = Kind::EVERY
+            .iter()
+            .map(|kind| match table.get(case, kind.name()).map(|verdict| verdict.level) {
+                Some(Level::Full) => "F",
+                Some(Level::Emulated) => "E",
+                Some(Level::Refused) => "R",
+                Some(Level::Wrong) => "W",
+                _ => "\\-",
+            })
+            .collect();
+        writeln!(page, "{}\t{}", case.replace('_', " "), letters.join("\t")).unwrap();
+    }
+    page + ".TE\n"
+}
+
+#[test]
+fn the_page_has_the_table_of_stores() {
+    let (start, end) = (".\\\" stores\n", ".\\\" end of stores\n");
+    let page = page();
+    let (before, rest) = page.split_once(start).unwrap();
+    let (quoted, after) = rest.split_once(end).unwrap();
+    let table = table();
+    if std::env::var_os("OVFS_UPDATE_EXPECTED").is_some() {
+        std::fs::write(root().join("man/ovfs-semantics.7"), format!("{before}{start}{table}{end}{after}")).unwrap();
+    } else {
+        assert!(quoted == table, "the table is out of date; OVFS_UPDATE_EXPECTED=1 writes it:\n{table}");
     }
 }

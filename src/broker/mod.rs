@@ -9,6 +9,7 @@
 
 mod cursors;
 mod error;
+mod gate;
 mod local;
 mod operator;
 mod remote;

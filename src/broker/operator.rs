@@ -11,6 +11,7 @@ use opendal_http_transport_reqwest::ReqwestTransport;
 use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 
 use super::error::Cleaner;
+use super::gate::Gate;
 use super::services::Upload;
 use super::url::{Backend, BackendError};
 
@@ -100,7 +101,7 @@ pub(super) fn build(
         .http1_only()
         .build()
         .map_err(|e| refused(format!("no HTTP client: {e}")))?;
-    let transport = HttpTransporter::new(ReqwestTransport::new(client));
+    let transport = HttpTransporter::new(Gate(ReqwestTransport::new(client)));
     let context = base.base_context().with_http_transport(transport);
     let base = base.with_context(context);
     let raw = Operator::from_parts(base.base_context().clone(), base.base_service().clone());

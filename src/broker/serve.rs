@@ -130,7 +130,7 @@ impl Mount {
     fn check(&self, op: &Op) -> Result<u64, StoreError> {
         match op {
             Op::Probe | Op::ListEnd { .. } => {}
-            Op::Stat { path } | Op::List { path, .. } => {
+            Op::Stat { path } | Op::Tell { path, .. } | Op::List { path, .. } => {
                 self.check_path(path)?;
                 if self.is_own(path) {
                     // Nobody else can see it.
@@ -241,7 +241,7 @@ fn unusable(kind: StoreErrorKind, path: &str, why: &str) -> StoreError {
 /// Whether `op` changes the store.
 fn changes(op: &Op) -> bool {
     match op {
-        Op::Probe | Op::Stat { .. } | Op::List { .. } | Op::ListEnd { .. } | Op::Read { .. } => false,
+        Op::Probe | Op::Stat { .. } | Op::Tell { .. } | Op::List { .. } | Op::ListEnd { .. } | Op::Read { .. } => false,
         Op::Compose { .. }
         | Op::Delete { .. }
         | Op::DeleteMany { .. }
@@ -257,6 +257,7 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe().await?),
         Op::Stat { path } => Reply::Meta(store.stat(&path).await?),
+        Op::Tell { path, kind } => Reply::Meta(store.tell(&path, kind).await?),
         Op::List { path, cursor } => store.list(&path, cursor).await?,
         Op::ListEnd { cursor } => {
             store.list_end(cursor);
@@ -281,7 +282,7 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
 fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe()?),
-        Op::Stat { path } => Reply::Meta(store.stat(&path)?),
+        Op::Stat { path } | Op::Tell { path, .. } => Reply::Meta(store.stat(&path)?),
         Op::List { path, cursor } => store.list(&path, cursor)?,
         Op::ListEnd { cursor } => {
             store.list_end(cursor);

@@ -1,6 +1,5 @@
 //! What all operations share: the tree, the handles, the memory, the store.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,7 +17,7 @@ use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
 use crate::store::path::check_name;
-use crate::store::{Attributes, Capabilities, Details, Kind, Meta, Pool, Remote, Store, StoreError};
+use crate::store::{Attributes, Capabilities, Kind, Meta, Pool, Remote, Store, StoreError};
 
 /// How the guest may cache, by `--cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,16 +185,26 @@ impl<S: Store> Core<S> {
 
     /// Asks the store about `path`. The answer says what the mount keeps of attributes, and no more: none is all defaults.
     pub(super) async fn stat(&self, path: String) -> Result<Meta, StoreError> {
-        let mut meta = self.remote.stat(path).await?;
+        self.remote.stat(path).await.map(|meta| self.complete(meta))
+    }
+
+    /// As [`Core::stat`], of what a listing has told to be of this kind.
+    pub(super) async fn tell_one(&self, path: &str, kind: Kind) -> Result<Meta, StoreError> {
+        self.remote.tell(path, kind).await.map(|meta| self.complete(meta))
+    }
+
+    fn complete(&self, mut meta: Meta) -> Meta {
         if self.config.posix {
-            meta.details.get_or_insert_with(|| {
-                let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
-                Box::new(Details { attributes, ..Details::default() })
-            });
+            let told = meta.details.is_some();
+            let attributes = &mut meta.details.get_or_insert_default().attributes;
+            if !told || (meta.kind == Kind::Dir && meta.marker == Some(false)) {
+                // Nothing is there that could have any.
+                attributes.xattrs.get_or_insert_default();
+            }
         } else if let Some(details) = &mut meta.details {
             details.attributes = Attributes::default();
         }
-        Ok(meta)
+        meta
     }
 
     /// What a new inode of type `file_type` below `parent` begins with, asked for by `ctx` with `mode`. In a set-group-id

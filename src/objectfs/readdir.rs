@@ -16,7 +16,7 @@ use super::tree::{Tree, is_reserved};
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::path::check_name;
-use crate::store::{Meta, Store};
+use crate::store::{Kind, Meta, Store};
 
 /// `.` and `..` come before the names.
 const DOTS: u64 = 2;
@@ -189,14 +189,15 @@ impl<S: Store> Core<S> {
             len += ENTRY_LEN + names[end].name.len();
             end += 1;
         }
-        let wanted: Vec<(usize, String)> = {
+        let wanted: Vec<(usize, String, Kind)> = {
             let tree = self.tree();
             let wanted = (index..end).filter(|&at| self.is_untold(&tree, dir.inode.id, &names[at]));
-            wanted.filter_map(|at| Some((at, tree.path_of(dir.inode.id, &names[at].name).ok()?))).collect()
+            let path = |at: usize| tree.path_of(dir.inode.id, &names[at].name).ok();
+            wanted.filter_map(|at| Some((at, path(at)?, names[at].meta.kind))).collect()
         };
         let asked = Instant::now();
-        let answers = join_all(wanted.iter().map(|(_, path)| self.stat(path.clone()))).await;
-        for ((at, path), answer) in wanted.into_iter().zip(answers) {
+        let answers = join_all(wanted.iter().map(|(_, path, kind)| self.tell_one(path, *kind))).await;
+        for ((at, path, _), answer) in wanted.into_iter().zip(answers) {
             match answer {
                 Ok(meta) => (names[at].meta, names[at].told) = (meta, Some(asked)),
                 // One name's trouble is not the listing's; who looks it up is told.

@@ -204,6 +204,7 @@ impl MemStore {
         let name = match op {
             Op::Probe => "probe",
             Op::Stat { .. } => "stat",
+            Op::Tell { .. } => "tell",
             Op::List { .. } => "list",
             Op::ListEnd { .. } => "list_end",
             Op::Read { .. } => "read",
@@ -230,7 +231,9 @@ impl MemStore {
     fn work(&self, bucket: &mut Bucket, op: &Op) -> Answer<Reply> {
         match op {
             Op::Probe => Ok(Reply::Capabilities(capabilities())),
-            Op::Stat { path } => bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound),
+            Op::Stat { path } | Op::Tell { path, .. } => {
+                bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)
+            }
             Op::List { path, cursor } => self.list(bucket, path, *cursor),
             Op::ListEnd { .. } => Ok(Reply::Unit),
             Op::Read { path, version, offset, dest } => {

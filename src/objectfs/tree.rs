@@ -6,7 +6,7 @@
 //!     lacks some of its bytes or attributes; the root stays for ever.
 //! (3) nodeids are never used twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use super::save::Pending;
 use crate::cache::ContentId;
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::path::{NAME_MAX, PATH_MAX};
-use crate::store::{Kind, Meta};
+use crate::store::{Attributes, Details, Kind, Meta};
 
 /// Start of the names under which the objects of unlinked open files are kept.
 pub const HIDDEN_PREFIX: &str = ".ovfs-unlinked-";
@@ -65,7 +65,10 @@ impl Tree {
     pub fn new(start_ns: i64, limit: usize) -> Tree {
         let mut tree =
             Tree { nodes: HashMap::new(), next_id: 2, next_content: 1, start_ns, limit, pending: Arc::default() };
-        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details: None };
+        // It has no object that could keep attributes: those that are set last as long as this.
+        let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
+        let details = Some(Box::new(Details { attributes, ..Details::default() }));
+        let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details };
         let root = Inode::of_store(NodeId::ROOT, &meta, Instant::now(), ContentId(0), start_ns);
         tree.nodes.insert(NodeId::ROOT, Node::new(root, None));
         tree

@@ -78,7 +78,9 @@ impl Expects {
         match op {
             Op::Probe => Expects::Capabilities,
             Op::List { .. } => Expects::Entries,
-            Op::Stat { .. } | Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } => Expects::Meta,
+            Op::Stat { .. } | Op::Tell { .. } | Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } => {
+                Expects::Meta
+            }
             Op::ListEnd { .. }
             | Op::Read { .. }
             | Op::Delete { .. }

@@ -75,6 +75,9 @@ pub enum Op {
     /// What is at `path`: file, directory (marker or only a prefix) or nothing (NotFound)? A directory hides a file of the
     /// same name. → [`Reply::Meta`]
     Stat { path: String },
+    /// What a listing does not tell of `path`, of which it has just told that it is of this kind: nothing else is asked, so a
+    /// file that has become a directory may be told as before. → [`Reply::Meta`] with details
+    Tell { path: String, kind: Kind },
     /// The next page of the directory `path`. `cursor` 0 starts; other cursors come from the page before and end after
     /// the last page, [`Op::ListEnd`] or a minute of disuse (Stale). → [`Reply::Entries`]
     List { path: String, cursor: u64 },

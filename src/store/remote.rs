@@ -7,7 +7,7 @@ use std::any::Any;
 
 use super::exchange::error;
 use super::{
-    Attributes, Base, Capabilities, Condition, Keep, ListEntry, Meta, MountId, Op, Reply, Segment, Slice, Store,
+    Attributes, Base, Capabilities, Condition, Keep, Kind, ListEntry, Meta, MountId, Op, Reply, Segment, Slice, Store,
     StoreError, StoreErrorKind, Version,
 };
 
@@ -62,6 +62,14 @@ impl<S: Store> Remote<S> {
     /// As [`Store::perform`]'s.
     pub async fn stat(&self, path: impl Into<String>) -> Result<Meta, StoreError> {
         self.meta(Op::Stat { path: path.into() }, Box::new(())).await
+    }
+
+    /// [`Op::Tell`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn tell(&self, path: impl Into<String>, kind: Kind) -> Result<Meta, StoreError> {
+        self.meta(Op::Tell { path: path.into(), kind }, Box::new(())).await
     }
 
     /// [`Op::List`]: a page, and the cursor of the next one.

@@ -50,7 +50,10 @@ step "rsync sees no difference after that" no_difference archive/cp archive/cp-c
 step "an update" sh -c 'echo changed >>"$1/a/b/file-1" && rm "$1/a/b/file-2" && rsync -a --delete "$1/" archive/rsync/' \
     sh "$source"
 step "rsync sees no difference after the update" no_difference "$source" archive/rsync
-step "rsync --inplace" sh -c 'echo inplace >>"$1/a/b/c/large" && rsync -a --inplace "$1/" archive/rsync/' sh "$source"
+# A store takes a changed file as a new one under the old name, which makes its directory new; on a disk it does not, and
+# rsync counts on that. So the directory's times are set once more.
+step "rsync --inplace" sh -c 'echo inplace >>"$1/a/b/c/large" && rsync -a --inplace "$1/" archive/rsync/ &&
+    { [ "$KIND" = passthrough ] || rsync -a "$1/" archive/rsync/; }' sh "$source"
 step "rsync sees no difference after --inplace" no_difference "$source" archive/rsync
 step "tar of the share" tar -C archive/rsync -cf archive/share.tar .
 mkdir "$TMPDIR/unpacked"

@@ -17,6 +17,11 @@ allow_remount = false
 [dummy_auth]
 entries = [["nobody", "nogroup"], ["daemon", "daemon"], ["bin", "bin"]]
 END
+if [ -n "$FILE_BYTES_MAX" ]; then
+    # A write beyond is refused with EFBIG, and not with a signal.
+    trap '' XFSZ
+    ulimit -f $((FILE_BYTES_MAX / 512))
+fi
 NO_COLOR=1 "$JOB/pjdfstest" -c "$TMPDIR/pjdfstest.toml" -p "$SHARE/pjdfstest" -s "$TMPDIR/second" \
     $PJDFSTEST_CASES >"$TMPDIR/pjdfstest.out" 2>&1
 awk '

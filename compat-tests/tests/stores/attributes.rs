@@ -1,11 +1,11 @@
 //! Times, modes, and what an object is not.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ovfs_compat_tests::error::{Answer, errno_name};
 use ovfs_compat_tests::fuse::ROOT;
 use ovfs_compat_tests::guest::SetAttr;
-use ovfs_compat_tests::launch::{EXIT_TIMEOUT, Scratch};
+use ovfs_compat_tests::launch::{EXIT_TIMEOUT, READY, START_TIMEOUT, Scratch};
 use ovfs_compat_tests::stores::Kind;
 
 use crate::stage::{Mount, Outcome, Stage, demand, emulated, errno, full, full_but, launch, refused};
@@ -112,11 +112,15 @@ pub fn posix_metadata_is_kept(s: &mut Stage) -> Outcome {
     const ARGS: [&str; 1] = ["--posix-metadata"];
     let scratch = Scratch::new();
     let mut trial = launch(&s.store, &scratch, &ARGS).start();
-    let started = trial.wait_exit(std::time::Duration::from_secs(2)).is_err();
-    if !started {
-        let text = trial.stderr();
-        let line = text.lines().find(|line| line.contains("rror")).unwrap_or("it ends without a word");
-        return refused(format!("at start: {}", line.rsplit("rror: ").next().unwrap_or(line).trim()));
+    while trial.try_exit().is_none() && !trial.stderr().contains(READY) {
+        demand(trial.age() < START_TIMEOUT, "the daemon neither starts nor ends")?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if trial.try_exit().is_some() {
+        let text = trial.finish().stderr;
+        // As the daemon's log has it, or as its command line's errors are.
+        let said = text.lines().find_map(|line| line.split_once("ERROR ovfs] ").or_else(|| line.split_once("error: ")));
+        return refused(format!("at start: {}", said.map_or("it ends without a word", |(_, said)| said.trim())));
     }
     trial.signal(libc::SIGTERM);
     trial.wait_exit(EXIT_TIMEOUT).ok();

@@ -73,9 +73,9 @@ refused   an errno, or the daemon does not start
 n/a       the question does not arise
 wrong     something else than the contract says
 
-gcs-fake-gcs-server is another's emulator: it ignores conditions on uploads, has no XML multipart uploads, and refuses
-OpenDAL's batches of deletions. gcs-own-model is a model of our own that has them: it shows what ovfs does with
-a server that does as Google documents, and no more than that.";
+gcs-fake-gcs-server is another's emulator: it ignores conditions on uploads, has no XML multipart uploads (so large new
+files fail), and refuses OpenDAL's batches of deletions. gcs-own-model is a model of our own that has all that: it
+shows what ovfs does with a server that does as Google documents, and no more than that.";
 
 /// Whether `name` is meant by the environment variable `variable`, a list of beginnings of names.
 fn wanted(variable: &str, name: &str) -> bool {

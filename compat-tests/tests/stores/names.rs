@@ -39,8 +39,7 @@ pub fn exclusive_create_notices_a_writer_outside(s: &mut Stage) -> Outcome {
     let got = errno(s.guest().flush(entry.nodeid, file.fh), "the close")?;
     // Nobody hears what a release says.
     s.guest().release(entry.nodeid, file.fh).ok();
-    s.expect_outside(&path, Some(b"theirs"))?;
-    full_but(format!("close says {}, theirs stays", errno_name(got)))
+    s.conflict(&path, b"theirs", b"ours", got)
 }
 
 /// Somebody makes the same name while the upload is on its way.
@@ -61,8 +60,7 @@ pub fn exclusive_create_is_atomic_against_a_writer_outside(s: &mut Stage) -> Out
         }
         answer => {
             let got = errno(answer, "the close")?;
-            s.expect_outside(&path, Some(b"theirs"))?;
-            full_but(format!("close says {}, theirs stays", errno_name(got)))
+            s.conflict(&path, b"theirs", b"ours", got)
         }
     }
 }
@@ -112,8 +110,12 @@ pub fn an_open_dirty_file_is_renamed(s: &mut Stage) -> Outcome {
 
 pub fn a_directory_of_50_is_renamed(s: &mut Stage) -> Outcome {
     let (from, to) = (s.path("from"), s.path("to"));
-    s.guest().mkdir(ROOT, from.as_bytes(), 0o755)?;
-    s.guest().make_dirs(&format!("{from}/sub"))?;
+    if s.kind().keeps_empty_dirs() {
+        s.guest().mkdir(ROOT, from.as_bytes(), 0o755)?;
+        s.guest().make_dirs(&format!("{from}/sub"))?;
+    } else {
+        s.store.put(&format!("{from}/sub/f00"), b"here to make the directories");
+    }
     let name = |i: usize| if i.is_multiple_of(10) { format!("sub/f{i:02}") } else { format!("f{i:02}") };
     for i in 0..50 {
         s.guest().write_file(&format!("{from}/{}", name(i)), format!("file {i}").as_bytes())?;
@@ -151,22 +153,16 @@ pub fn names_that_no_file_system_can_hold_are_hidden(s: &mut Stage) -> Outcome {
         ("not ASCII", "größe"),
     ];
     let (mut shown, mut hidden, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    let before = s.store.keys().len();
-    let mut there = before;
     for (what, name) in names {
         // On disks these are paths, and lead elsewhere.
         let leads_away = s.kind().is_files() && name.contains('/');
-        // Azurite takes it, and then cannot list what it has.
-        let breaks_the_server = s.kind() == Kind::Azurite && name.contains('\u{7}');
-        if leads_away || breaks_the_server || s.store.try_put(&format!("{dir}/{name}"), what.as_bytes()).is_err() {
-            refused.push(what);
-            continue;
-        }
-        let now = s.store.keys().len();
-        if now == there {
+        // Azurite cannot list what it has once there is a control character, and takes a backslash for a slash.
+        let breaks_the_server = s.kind() == Kind::Azurite && name.contains(['\u{7}', '\\']);
+        let key = format!("{dir}/{name}");
+        let skip = leads_away || breaks_the_server;
+        if skip || s.store.try_put(&key, what.as_bytes()).is_err() || !s.store.keys().contains(&key) {
             refused.push(what);
         }
-        there = now;
     }
     let listed = s.guest().list(&dir)?;
     for (what, name) in names {
@@ -181,7 +177,8 @@ pub fn names_that_no_file_system_can_hold_are_hidden(s: &mut Stage) -> Outcome {
             hidden.push(what);
         }
     }
-    demand(shown.len() == listed.len(), "names are listed that nobody put there")?;
+    let strange: Vec<&String> = listed.iter().filter(|l| !names.iter().any(|(_, name)| l == name)).collect();
+    demand(strange.is_empty(), format!("names are listed that nobody put there: {strange:?}"))?;
     demand(shown.contains(&"a plain one") && shown.contains(&"not ASCII"), "ordinary names are not shown")?;
     match hidden.as_slice() {
         [] => full_but("all that the store takes are shown"),

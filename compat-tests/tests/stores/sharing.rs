@@ -123,27 +123,28 @@ pub fn an_open_file_deleted_outside_is_no_other_file(s: &mut Stage) -> Outcome {
     }
 }
 
-/// Opens a file of ours that then has a change, not yet stored.
+/// Opens and reads a file that then has a change of ours, not yet stored.
 fn dirty(s: &mut Stage, path: &str) -> Result<(u64, u64), Trouble> {
     s.store.put(path, &pattern(64 << 10, 4));
     let node = s.guest().resolve(path)?;
     let file = s.guest().open(node, libc::O_RDWR)?;
+    s.guest().read_to_end(node, file.fh)?;
     s.guest().write(node, file.fh, 0, b"ours")?;
     Ok((node, file.fh))
 }
 
 /// Theirs must be there and the guest told, or ours in its place.
 fn conflict(s: &mut Stage, path: &str, theirs: &[u8], answer: Answer<()>, otherwise: &str) -> Outcome {
-    let there = s.store.get(path);
+    let mut ours = pattern(64 << 10, 4);
+    ours[..4].copy_from_slice(b"ours");
     match answer {
         Ok(()) => {
-            demand(there.as_deref() != Some(theirs), "the close says nothing, but ours is not there")?;
+            s.expect_outside(path, Some(&ours))?;
             emulated(otherwise)
         }
         answer => {
             let got = errno(answer, "the close")?;
-            demand(there.as_deref() == Some(theirs), "the close fails, but theirs is not there")?;
-            full_but(format!("close says {}, theirs stays", errno_name(got)))
+            s.conflict(path, theirs, &ours, got)
         }
     }
 }
@@ -158,10 +159,9 @@ pub fn a_write_on_a_stale_base_is_a_conflict(s: &mut Stage) -> Outcome {
     let answer = s.guest().flush(node, fh);
     // Nobody hears what a release says.
     s.guest().release(node, fh).ok();
-    match conflict(s, &path, &theirs, answer, "")?.level {
-        Level::Full => full(),
-        _ => Err(Trouble::Wrong("theirs is overwritten, and nobody is told".into())),
-    }
+    let verdict = conflict(s, &path, &theirs, answer, "")?;
+    demand(verdict.level == Level::Full, "theirs is overwritten, and nobody is told")?;
+    Ok(verdict)
 }
 
 pub fn a_write_on_a_stale_base_is_a_conflict_even_in_a_race(s: &mut Stage) -> Outcome {

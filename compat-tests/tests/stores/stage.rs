@@ -278,6 +278,20 @@ impl Stage {
         Ok(())
     }
 
+    /// What a guest and others find after a conflict over `path` that the guest was told of by `errno`: theirs is there, and ours
+    /// beside it or not.
+    pub fn conflict(&self, path: &str, theirs: &[u8], ours: &[u8], errno: i32) -> Outcome {
+        self.expect_outside(path, Some(theirs))?;
+        let beside = format!("{path}.conflict-");
+        let kept = self
+            .store
+            .keys()
+            .iter()
+            .any(|key| key.starts_with(&beside) && self.store.get(key).as_deref() == Some(ours));
+        let ours = if kept { "is kept beside it" } else { "is gone" };
+        full_but(format!("close says {}, theirs stays, ours {ours}", errno_name(errno)))
+    }
+
     /// Before an operation on `path` whose cost matters.
     pub fn before(&self, path: &str) -> Before {
         Before { mark: self.store.meter().map(|meter| meter.mark()), identity: self.store.identity(path) }
@@ -300,9 +314,12 @@ impl Stage {
     /// How files were renamed, `path` being one of them by its new name.
     pub fn how_renamed(&self, before: Before, path: &str) -> Outcome {
         let traffic = self.traffic(before);
+        let moves = traffic.as_ref().map_or(0, |t| t.methods.iter().filter(|method| **method == "MOVE").count());
         match &traffic {
+            // A server may refuse the whole first.
+            _ if moves > 2 => emulated("each file is moved; not atomic"),
             _ if before.identity.is_some() && before.identity == self.store.identity(path) => full(),
-            Some(traffic) if traffic.methods.contains(&"MOVE") => full(),
+            Some(_) if moves > 0 => full(),
             _ if !self.kind().has_outside() => full(),
             _ => emulated("copied inside the store, then deleted; not atomic"),
         }

@@ -14,6 +14,7 @@ use opendal::{Buffer, BytesRange, Metadata, Writer};
 use tokio::sync::SemaphorePermit;
 
 use super::super::error::error;
+use super::super::gate::guarded;
 use super::super::operator::noting_retries;
 use super::super::services::Upload;
 use super::conditions::Kept;
@@ -312,13 +313,19 @@ impl Remote {
                 // Servers that ignore the condition on copied ranges, and stores that have none.
                 self.verify(&base.path, &base.version, None).await.map_err(lost_base)?;
             }
-            if prepared.guard && path == job.path {
+            if prepared.guard && self.service.upload == Upload::Memory {
                 self.check_target(path, job.when).await?;
             }
             Ok(())
         };
         let result = match filled.await {
-            Ok(()) => writer.close().await.map_err(|e| self.fail("write", job.path, &e)),
+            Ok(()) => {
+                let close = async { writer.close().await.map_err(|e| self.fail("write", job.path, &e)) };
+                match prepared.guard && path == job.path {
+                    true => guarded(close, || self.check_target(job.path, job.when)).await,
+                    false => close.await,
+                }
+            }
             Err(e) => Err(e),
         };
         if result.is_err()

@@ -234,7 +234,14 @@ impl Remote {
         }
         if self.can.rename && self.service.renames_dirs {
             // Without slashes: OpenDAL has no rename of directories, but passes on what is none by its name.
-            return self.ops.write.rename(from, to).await.map_err(|e| self.fail("rename directory", from, &e));
+            let Err(e) = self.ops.write.rename(from, to).await else { return Ok(()) };
+            let failed = self.fail("rename directory", from, &e);
+            // nginx moves no collection by a name without a slash, and OpenDAL nothing by one that has it.
+            let not_so = self.service.scheme == "webdav" && failed.kind == StoreErrorKind::Io;
+            if !not_so || self.find(from).await?.is_none() || self.find(to).await?.is_some() {
+                return Err(failed);
+            }
+            log::debug!("one by one: {}", failed.text);
         }
         self.move_tree(from, to).await
     }
@@ -272,7 +279,7 @@ impl Remote {
             return Err(e);
         }
         if !moves_one {
-            self.delete_copied(from, &done).await?;
+            self.delete_copied(&done).await?;
         }
         if self.service.real_dirs {
             // Deepest first, so that each is empty by then.
@@ -281,7 +288,7 @@ impl Remote {
             }
             return Ok(());
         }
-        self.ops.ask.delete_iter(tree.dirs).await.map_err(|e| self.fail("remove directory", from, &e))
+        self.delete_all(tree.dirs.into_iter().map(|dir| (dir, DeleteOptions::default())).collect()).await
     }
 
     /// A directory's own metadata goes with it.
@@ -303,7 +310,7 @@ impl Remote {
     }
 
     /// Deletes what was copied, in batches where the store takes them, and only the versions that were copied where it can tell.
-    async fn delete_copied(&self, dir: &str, copied: &[(&str, Meta)]) -> Result<(), StoreError> {
+    async fn delete_copied(&self, copied: &[(&str, Meta)]) -> Result<(), StoreError> {
         if self.can.delete_max_size.is_none_or(|n| n < 2) {
             let mut result = Ok(());
             let mut left = copied.iter();
@@ -317,7 +324,7 @@ impl Remote {
             let if_match = strong(&meta.version()).filter(|_| self.can.delete_with_if_match);
             deletions.push(((*file).to_owned(), DeleteOptions { if_match, ..DeleteOptions::default() }));
         }
-        self.ops.ask.delete_iter(deletions).await.map_err(|e| self.fail("delete below", dir, &e))
+        self.delete_all(deletions).await
     }
 
     /// Takes back the part of a tree that was moved, as far as it goes.

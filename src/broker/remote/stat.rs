@@ -22,6 +22,21 @@ impl Remote {
         Ok(meta)
     }
 
+    /// What a listing does not tell of `path`, which is of this kind: in one request.
+    pub async fn tell(&self, path: &str, kind: Kind) -> Result<Meta, StoreError> {
+        match kind {
+            Kind::File => {
+                let metadata = self.head(path).await?;
+                let gone = || error(StoreErrorKind::NotFound, format!("stat '{path}': nothing is there"));
+                metadata.map(|metadata| self.detailed(&metadata)).ok_or_else(gone)
+            }
+            Kind::Dir if self.posix && !self.service.real_dirs => {
+                self.dir_with_details(path, self.dir(None, None)).await
+            }
+            Kind::Dir => self.stat(path).await,
+        }
+    }
+
     /// As [`Remote::find`], with what the marker of a directory tells. All questions are asked at once.
     async fn find_with_marker(&self, path: &str) -> Result<Option<Meta>, StoreError> {
         let (found, marker) = (pin!(self.find(path)), pin!(self.head_marker(path)));

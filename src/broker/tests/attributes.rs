@@ -29,7 +29,7 @@ fn told(meta: &Meta) -> &Attributes {
 }
 
 /// What every store that keeps attributes in user metadata must do.
-fn keeps_attributes(bed: &Bed, markers: bool) {
+pub(super) fn keeps_attributes(bed: &Bed, markers: bool) {
     let can = block_on(bed.remote.probe()).unwrap();
     assert!(can.attributes && can.xattrs_max > 1000, "{can:?}");
     files(bed, can.attributes_listed);

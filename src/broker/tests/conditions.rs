@@ -96,7 +96,7 @@ fn a_large_upload_asks_again_before_its_last_request() {
     let other = Bed::with_timeout(&url_at(server.port, ""), Duration::from_secs(20));
     let mut done = false;
     proxy.edit(move |head| {
-        if !done && head.starts_with("POST ") && head.contains("uploads") {
+        if !done && head.starts_with("PUT ") && head.contains("partNumber=2") {
             done = true;
             other.put("big", b"somebody else's");
         }

@@ -605,6 +605,10 @@ fn a_store_at_hand_keeps_the_contract() {
     bed.coarse = true;
     let can = block_on(bed.remote.probe()).unwrap();
     contract(&bed, Corners { real_dirs: can.real_dirs, ..Corners::default() });
+    reserved_names(&bed);
+    if !can.real_dirs && Backend::parse(&url).unwrap().check_attributes().is_ok() {
+        attributes::keeps_attributes(&Bed::posix(&url), can.scheme != "b2");
+    }
     many(&bed, 1500);
     bed.rename_dir("many", "moved").unwrap();
     assert_eq!(bed.names("moved").len(), 1500);

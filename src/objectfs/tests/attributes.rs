@@ -747,10 +747,10 @@ fn listings_ask_only_for_what_is_not_known() {
     }
     fs.bucket().put_with("l", b"t", owned(libc::S_IFLNK | 0o777, 0, 0));
     let plain = fs.entries("", false);
-    assert_eq!(fs.count("stat"), 0, "names alone cost nothing");
+    assert_eq!(fs.count("tell"), 0, "names alone cost nothing");
     assert!(plain.iter().all(|(_, kind, _)| *kind == u32::from(libc::DT_UNKNOWN)), "{plain:?}");
     let plus = fs.entries("", true);
-    assert_eq!((plus.len(), fs.count("stat")), (41, 41));
+    assert_eq!((plus.len(), fs.count("tell"), fs.count("stat")), (41, 41, 0));
     for (i, (name, kind, entry)) in plus.iter().take(40).enumerate() {
         let entry = entry.expect("an entry");
         assert_eq!((entry.attr.mode, entry.attr.uid as usize), (libc::S_IFREG | 0o600, i), "{name}");
@@ -760,7 +760,7 @@ fn listings_ask_only_for_what_is_not_known() {
     assert_eq!(plus[40].1, u32::from(libc::DT_LNK));
     let again = fs.entries("", true);
     assert_eq!(again.len(), 41);
-    assert_eq!(fs.count("stat"), 41, "what was just told is not asked again");
+    assert_eq!(fs.count("tell"), 41, "what was just told is not asked again");
     assert_eq!(fs.entries("", false)[40].1, u32::from(libc::DT_LNK), "known types are told");
 }
 
@@ -770,7 +770,7 @@ fn a_listing_does_not_fail_with_one_of_its_names() {
     for name in ["a", "b", "c"] {
         fs.bucket().put_with(name, b"x", owned(libc::S_IFREG | 0o600, 1, 1));
     }
-    fs.bucket().fail.push(("stat", StoreErrorKind::Unavailable));
+    fs.bucket().fail.push(("tell", StoreErrorKind::Unavailable));
     let entries = fs.entries("", true);
     assert_eq!(entries.len(), 3);
     let unknown: Vec<_> = entries.iter().filter(|(_, _, entry)| entry.is_some_and(|e| e.nodeid == NodeId(0))).collect();
@@ -955,4 +955,38 @@ fn what_is_kept_of_both_sides_of_a_conflict_keeps_its_owner() {
     let beside = fs.bucket().objects.keys().find(|key| key.starts_with("f.conflict-")).cloned().expect("ours");
     assert_eq!((fs.kept(&beside).uid, fs.kept(&beside).mode), (Some(1000), Some(libc::S_IFREG | 0o600)));
     assert_eq!((fs.attr("f").uid, fs.attr("f").mode), (9, libc::S_IFREG | 0o444));
+}
+
+#[test]
+fn what_is_set_on_the_root_lasts_as_long_as_the_mount() {
+    let fs = posix();
+    let change = SetAttr { mode: Some(0o700), uid: Some(5), ..SetAttr::default() };
+    let (attr, _) = block_on(fs.fs.setattr(CTX, NodeId::ROOT, change)).expect("chmod");
+    assert_eq!((attr.mode, attr.uid), (libc::S_IFDIR | 0o700, 5));
+    block_on(fs.fs.setxattr(CTX, NodeId::ROOT, b"user.a", b"1", 0, 0)).expect("setxattr");
+    fs.put("f", b"x").expect("put");
+    assert_eq!(block_on(fs.fs.getattr(CTX, NodeId::ROOT, None)).expect("getattr").0.mode, libc::S_IFDIR | 0o700);
+    assert_eq!(block_on(fs.fs.getxattr(CTX, NodeId::ROOT, b"user.a", 9)), Ok(XattrReply::Data(b"1".to_vec())));
+    assert_eq!(block_on(fs.fs.flush_all(Duration::from_secs(5))), 0);
+    assert_eq!(fs.count("create_dir"), 0);
+}
+
+#[test]
+fn a_name_that_is_being_deleted_is_not_listed_with_its_attributes() {
+    let fs = posix();
+    for i in 0..8 {
+        fs.put(&format!("f{i}"), b"x").expect("put");
+    }
+    let nodeid = NodeId::ROOT;
+    let handle = block_on(fs.fs.opendir(CTX, nodeid, 0)).expect("opendir").handle.expect("handle");
+    let mut first = Names::new(3);
+    block_on(fs.fs.readdirplus(CTX, nodeid, handle, 0, &mut first)).expect("readdirplus");
+    let _held = block_on(fs.fs.core.deletions.hold());
+    for i in 0..8 {
+        fs.unlink(&format!("f{i}")).expect("unlink");
+    }
+    let mut rest = Types::default();
+    block_on(fs.fs.readdirplus(CTX, nodeid, handle, 3, &mut rest)).expect("readdirplus");
+    assert!(rest.0.iter().all(|(_, _, entry)| entry.is_some_and(|e| e.nodeid == NodeId(0))), "{:?}", rest.0);
+    assert_eq!(fs.lookup("f7").err(), Some(Errno::ENOENT));
 }

@@ -24,9 +24,12 @@ const AZURE_LINK: &str = "is_symlink";
 const AZURE_FIFO: &str = "is_fifo";
 const AZURE_SOCKET: &str = "is_socket";
 
-/// Keys of one meaning and format that are understood, beside s3fs's; and how each is brought up to date, or `None` where it
-/// is taken away instead.
-const KEYS: &[(&str, fn(&str) -> bool, Option<fn(&Attributes) -> Option<String>>)] = &[
+/// A key beside s3fs's; whether a value of it is understood; and how it is brought up to date, or `None` where it is taken
+/// away instead.
+type Key = (&'static str, fn(&str) -> bool, Option<Renew>);
+type Renew = fn(&Attributes) -> Option<String>;
+
+const KEYS: &[Key] = &[
     ("file-permissions", |v| octal(v).is_some(), Some(|a| a.mode.map(|m| format!("0{m:o}")))),
     ("file-owner", |v| id(v).is_some(), Some(|a| a.uid.map(|n| n.to_string()))),
     ("file-group", |v| id(v).is_some(), Some(|a| a.gid.map(|n| n.to_string()))),
