@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures::future::BoxFuture;
+
 use super::content::Upload;
 use super::core::{Core, OnConflict};
 use super::inode::Inode;
@@ -37,26 +39,28 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// `Some(Err)`: what the guest is to be told; what it wrote is safe under another name.
-    pub(super) async fn resolve_conflict(
-        &self,
-        inode: &Arc<Inode>,
-        path: &str,
-        error: &StoreError,
-    ) -> Option<Result<(), Errno>> {
-        if self.config.on_conflict == OnConflict::Fail {
-            return None;
-        }
-        let Some(ours) = self.standalone(inode) else {
-            log::warn!(
-                "{path:?} was changed by somebody else, and parts of what the guest's changes lie over are gone with the old version"
-            );
-            return None;
-        };
-        match self.config.on_conflict {
-            OnConflict::Fail => None,
-            OnConflict::Overwrite => self.overwrite(inode, path, ours).await,
-            OnConflict::KeepBoth => self.keep_both(inode, path, ours, error).await,
-        }
+    pub(super) fn resolve_conflict<'a>(
+        &'a self,
+        inode: &'a Arc<Inode>,
+        path: &'a str,
+        error: &'a StoreError,
+    ) -> BoxFuture<'a, Option<Result<(), Errno>>> {
+        Box::pin(async move {
+            if self.config.on_conflict == OnConflict::Fail {
+                return None;
+            }
+            let Some(ours) = self.standalone(inode) else {
+                log::warn!(
+                    "{path:?} was changed by somebody else, and parts of what the guest's changes lie over are gone with the old version"
+                );
+                return None;
+            };
+            match self.config.on_conflict {
+                OnConflict::Fail => None,
+                OnConflict::Overwrite => self.overwrite(inode, path, ours).await,
+                OnConflict::KeepBoth => self.keep_both(inode, path, ours, error).await,
+            }
+        })
     }
 
     async fn overwrite(&self, inode: &Arc<Inode>, path: &str, ours: Standalone) -> Option<Result<(), Errno>> {

@@ -1,11 +1,13 @@
 //! Copying between files (copy_file_range(2), cp(1)) without the guest's memory: long ranges by the store itself.
 
 use super::attributes::Outgoing;
+
 use super::core::Core;
 use super::handles::OpenFile;
 use crate::cache::extents::EXTENT_BLOCK_MAX;
 use crate::fs::{Errno, FileAt, Result, Source};
 use crate::store::{Base, Condition, Kind, Meta, Store, StoreErrorKind};
+use futures::future::BoxFuture;
 
 /// Most bytes that one COPY_FILE_RANGE copies through our memory; the guest asks again for the rest.
 const COPY_MAX: u64 = 8 << 20;
@@ -50,92 +52,101 @@ impl<S: Store> Core<S> {
 
     /// Lets the store copy `len` bytes of `source` (or as many as there are) from `offset` on into `target` at `to`, which
     /// uploads both files. False: it cannot be done like that, and nothing has changed.
-    async fn copy_inside(&self, source: &OpenFile, offset: u64, target: &OpenFile, to: u64, len: u64) -> Result<bool> {
-        let (from, into) = (&source.inode, &target.inode);
-        if !self.capabilities.copy_ranges || from.id == into.id {
-            return Ok(false);
-        }
-        self.upload(from).await?;
-        let _paths_stay = self.renaming.read().await;
-        let _one_at_a_time = into.upload.lock().await;
-        if into.state().moved && into.state().content.needs_base() {
-            self.rebase_moved(into).await?;
-        }
-        if from.state().moved {
-            self.rebase_moved(from).await?;
-        }
-        let base = {
-            let state = from.state();
-            if state.content.lineage() != source.lineage {
-                return Err(Errno::ESTALE);
-            }
-            state.content.base().filter(|_| !state.content.is_dirty()).cloned()
-        };
-        let Some(base) = base else { return Ok(false) };
-        let len = len.min(base.version.size.saturating_sub(offset));
-        let end = to.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
-        if self.capabilities.size_max.is_some_and(|max| end > max) {
-            return Err(Errno::EFBIG);
-        }
-        let other = Base { path: self.object_path(from)?, version: base.version };
-        let path = {
-            let tree = self.tree();
-            if len == 0 || into.state().unlinked {
+    fn copy_inside<'a>(
+        &'a self,
+        source: &'a OpenFile,
+        offset: u64,
+        target: &'a OpenFile,
+        to: u64,
+        len: u64,
+    ) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            let (from, into) = (&source.inode, &target.inode);
+            if !self.capabilities.copy_ranges || from.id == into.id {
                 return Ok(false);
             }
-            tree.path(into.id)?
-        };
-        self.settle(&path).await;
-        let (upload, when, sent) = {
-            let mut state = into.state();
-            if state.content.lineage() != target.lineage {
-                return Err(Errno::ESTALE);
+            self.upload(from).await?;
+            let _paths_stay = self.renaming.read().await;
+            let _one_at_a_time = into.upload.lock().await;
+            if into.state().moved && into.state().content.needs_base() {
+                self.rebase_moved(into).await?;
             }
-            let Some(upload) = state.content.begin_copy(to, offset, len) else { return Ok(false) };
-            let when = match &upload.base {
-                Some(version) => Condition::IfVersion(version.clone()),
-                None if state.exclusive => Condition::IfAbsent,
-                None => Condition::Any,
+            if from.state().moved {
+                self.rebase_moved(from).await?;
+            }
+            let base = {
+                let state = from.state();
+                if state.content.lineage() != source.lineage {
+                    return Err(Errno::ESTALE);
+                }
+                state.content.base().filter(|_| !state.content.is_dirty()).cloned()
             };
-            // Before the copy, for the store is told the time of it.
-            state.touch();
-            (upload, when, state.outgoing(into, self.config.posix))
-        };
-        let own = upload.base.map(|version| Base { path: path.clone(), version });
-        let bases = own.into_iter().chain([other]).collect();
-        match self
-            .remote
-            .compose(path.clone(), bases, when, upload.segments, sent.attributes.clone(), upload.keep)
-            .await
-        {
-            Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
-                self.copied(target, &meta, &sent);
-                Ok(true)
+            let Some(base) = base else { return Ok(false) };
+            let len = len.min(base.version.size.saturating_sub(offset));
+            let end = to.checked_add(len).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
+            if self.capabilities.size_max.is_some_and(|max| end > max) {
+                return Err(Errno::EFBIG);
             }
-            answer => {
-                into.state().content.roll_back();
-                match answer {
-                    Ok(meta) => {
-                        log::error!("{path:?}: the store has {} bytes where {} were sent", meta.size, upload.size);
-                        Err(Errno::EIO)
+            let other = Base { path: self.object_path(from)?, version: base.version };
+            let path = {
+                let tree = self.tree();
+                if len == 0 || into.state().unlinked {
+                    return Ok(false);
+                }
+                tree.path(into.id)?
+            };
+            self.settle(&path).await;
+            let (upload, when, sent) = {
+                let mut state = into.state();
+                if state.content.lineage() != target.lineage {
+                    return Err(Errno::ESTALE);
+                }
+                let Some(upload) = state.content.begin_copy(to, offset, len) else { return Ok(false) };
+                let when = match &upload.base {
+                    Some(version) => Condition::IfVersion(version.clone()),
+                    None if state.exclusive => Condition::IfAbsent,
+                    None => Condition::Any,
+                };
+                // Before the copy, for the store is told the time of it.
+                state.touch();
+                (upload, when, state.outgoing(into, self.config.posix))
+            };
+            let own = upload.base.map(|version| Base { path: path.clone(), version });
+            let bases = own.into_iter().chain([other]).collect();
+            match self
+                .remote
+                .compose(path.clone(), bases, when, upload.segments, sent.attributes.clone(), upload.keep)
+                .await
+            {
+                Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
+                    self.copied(target, &meta, &sent);
+                    Ok(true)
+                }
+                answer => {
+                    into.state().content.roll_back();
+                    match answer {
+                        Ok(meta) => {
+                            log::error!("{path:?}: the store has {} bytes where {} were sent", meta.size, upload.size);
+                            Err(Errno::EIO)
+                        }
+                        // The other way meets the same trouble and tells it apart.
+                        Err(error)
+                            if matches!(
+                                error.kind,
+                                StoreErrorKind::VersionMismatch
+                                    | StoreErrorKind::NotFound
+                                    | StoreErrorKind::Exists
+                                    | StoreErrorKind::Unsupported
+                            ) =>
+                        {
+                            log::debug!("{path:?}: the store does not copy: {error}");
+                            Ok(false)
+                        }
+                        Err(error) => Err(error.into()),
                     }
-                    // The other way meets the same trouble and tells it apart.
-                    Err(error)
-                        if matches!(
-                            error.kind,
-                            StoreErrorKind::VersionMismatch
-                                | StoreErrorKind::NotFound
-                                | StoreErrorKind::Exists
-                                | StoreErrorKind::Unsupported
-                        ) =>
-                    {
-                        log::debug!("{path:?}: the store does not copy: {error}");
-                        Ok(false)
-                    }
-                    Err(error) => Err(error.into()),
                 }
             }
-        }
+        })
     }
 
     fn copied(&self, target: &OpenFile, meta: &Meta, sent: &Outgoing) {

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use super::core::Core;
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::{LIST_PAGE_MAX, Store};
@@ -144,40 +146,42 @@ impl<S: Store> Core<S> {
     }
 
     /// Sends a batch, after the one that is under way.
-    async fn send_deletions(&self) {
-        let _one_at_a_time = self.deletions.sending.lock().await;
-        let batch: Vec<(String, Name)> = {
-            let state = self.deletions.state();
-            state.pending.iter().take(LIST_PAGE_MAX).map(|(path, name)| (path.clone(), name.clone())).collect()
-        };
-        if batch.is_empty() {
-            return;
-        }
-        let paths = batch.iter().map(|(path, _)| path.clone()).collect();
-        let mut failed = None;
-        if let Err(error) = self.remote.delete_many(paths).await {
-            log::debug!("a batch of {} deletions failed, each is tried alone: {error}", batch.len());
-            for (path, _) in &batch {
-                if let Err(error) = self.remote.delete(path.clone()).await {
-                    log::error!("{path:?} was removed by the guest and is still in the store: {error}");
-                    failed = Some(Errno::from(error));
+    fn send_deletions<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let _one_at_a_time = self.deletions.sending.lock().await;
+            let batch: Vec<(String, Name)> = {
+                let state = self.deletions.state();
+                state.pending.iter().take(LIST_PAGE_MAX).map(|(path, name)| (path.clone(), name.clone())).collect()
+            };
+            if batch.is_empty() {
+                return;
+            }
+            let paths = batch.iter().map(|(path, _)| path.clone()).collect();
+            let mut failed = None;
+            if let Err(error) = self.remote.delete_many(paths).await {
+                log::debug!("a batch of {} deletions failed, each is tried alone: {error}", batch.len());
+                for (path, _) in &batch {
+                    if let Err(error) = self.remote.delete(path.clone()).await {
+                        log::error!("{path:?} was removed by the guest and is still in the store: {error}");
+                        failed = Some(Errno::from(error));
+                    }
                 }
             }
-        }
-        {
-            // Who asked the store before now may have been told of what is gone.
-            let mut tree = self.tree();
-            for (_, name) in &batch {
-                tree.mark_removed(name.parent, name.name.clone());
+            {
+                // Who asked the store before now may have been told of what is gone.
+                let mut tree = self.tree();
+                for (_, name) in &batch {
+                    tree.mark_removed(name.parent, name.name.clone());
+                }
             }
-        }
-        let mut state = self.deletions.state();
-        for (path, _) in &batch {
-            state.pending.remove(path);
-        }
-        if failed.is_some() {
-            state.error = failed;
-            state.burst = 0;
-        }
+            let mut state = self.deletions.state();
+            for (path, _) in &batch {
+                state.pending.remove(path);
+            }
+            if failed.is_some() {
+                state.error = failed;
+                state.burst = 0;
+            }
+        })
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use super::attributes::PERMISSIONS;
 use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
@@ -27,95 +29,107 @@ impl<S: Store> Core<S> {
     /// # Errors
     /// ENOENT; what the store says.
     pub(super) async fn resolve(&self, parent: NodeId, name: &str) -> Result<Arc<Inode>> {
-        for _ in 0..RACES_MAX {
-            let path = {
-                let tree = self.tree();
-                if let Some(inode) = tree.child(parent, name) {
-                    let state = inode.state();
-                    if self.knows(&state) {
-                        drop(state);
-                        return Ok(inode);
+        let known = self.tree().child(parent, name);
+        match known.filter(|inode| self.knows(&inode.state())) {
+            Some(inode) => Ok(inode),
+            None => self.look_up(parent, name).await,
+        }
+    }
+
+    fn look_up<'a>(&'a self, parent: NodeId, name: &'a str) -> BoxFuture<'a, Result<Arc<Inode>>> {
+        Box::pin(async move {
+            for _ in 0..RACES_MAX {
+                let path = {
+                    let tree = self.tree();
+                    if let Some(inode) = tree.child(parent, name) {
+                        let state = inode.state();
+                        if self.knows(&state) {
+                            drop(state);
+                            return Ok(inode);
+                        }
                     }
-                }
-                tree.path_of(parent, name)?
-            };
-            if self.deletions.contains(&path) {
-                return Err(Errno::ENOENT);
-            }
-            let asked = Instant::now();
-            let answer = self.stat(path.clone()).await;
-            let mut tree = self.tree();
-            let known = tree.child(parent, name);
-            if tree.path_of(parent, name)? != path {
-                // A directory above was renamed meanwhile.
-                continue;
-            }
-            match answer {
-                Ok(meta) => {
-                    if known.is_none() && tree.removed_since(parent, name, asked) {
-                        continue;
-                    }
-                    return tree.adopt(parent, name, &meta, asked);
-                }
-                Err(error) if gone(&error) => {
-                    let Some(inode) = known else { return Err(Errno::ENOENT) };
-                    if tree.is_local(&inode) {
-                        return Ok(inode);
-                    }
-                    if self.made_since(&tree, &inode, asked) {
-                        continue;
-                    }
-                    tree.detach(inode.id);
+                    tree.path_of(parent, name)?
+                };
+                if self.deletions.contains(&path) {
                     return Err(Errno::ENOENT);
                 }
-                Err(error) => return Err(error.into()),
+                let asked = Instant::now();
+                let answer = self.stat(path.clone()).await;
+                let mut tree = self.tree();
+                let known = tree.child(parent, name);
+                if tree.path_of(parent, name)? != path {
+                    // A directory above was renamed meanwhile.
+                    continue;
+                }
+                match answer {
+                    Ok(meta) => {
+                        if known.is_none() && tree.removed_since(parent, name, asked) {
+                            continue;
+                        }
+                        return tree.adopt(parent, name, &meta, asked);
+                    }
+                    Err(error) if gone(&error) => {
+                        let Some(inode) = known else { return Err(Errno::ENOENT) };
+                        if tree.is_local(&inode) {
+                            return Ok(inode);
+                        }
+                        if self.made_since(&tree, &inode, asked) {
+                            continue;
+                        }
+                        tree.detach(inode.id);
+                        return Err(Errno::ENOENT);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
-        }
-        Err(Errno::EAGAIN)
+            Err(Errno::EAGAIN)
+        })
     }
 
     /// Asks the store about `inode` and takes in what it says. Unlinked and dirty files are what they are.
     ///
     /// # Errors
     /// ENOENT: it is gone, or something of another kind took its place.
-    pub(super) async fn revalidate(&self, inode: &Arc<Inode>) -> Result<()> {
-        if inode.id == NodeId::ROOT {
-            return Ok(());
-        }
-        let path = {
-            let tree = self.tree();
-            if inode.state().is_local() {
+    pub(super) fn revalidate<'a>(&'a self, inode: &'a Arc<Inode>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if inode.id == NodeId::ROOT {
                 return Ok(());
             }
-            tree.path(inode.id)?
-        };
-        let asked = Instant::now();
-        let answer = self.stat(path.clone()).await;
-        let mut tree = self.tree();
-        if tree.path(inode.id).is_ok_and(|now| now != path) {
-            // It was renamed meanwhile, or a directory above it: by us, so it is there.
-            return Ok(());
-        }
-        match answer {
-            Ok(meta) if inode.is(&meta) => {
-                let fresh = tree.content_id();
-                inode.state().observe(inode.kind, &meta, asked, || fresh);
-                Ok(())
-            }
-            Ok(_) if tree.is_local(inode) => Ok(()),
-            Ok(_) => {
-                tree.detach(inode.id);
-                Err(Errno::ENOENT)
-            }
-            Err(error) if gone(&error) => {
-                if tree.is_local(inode) || self.made_since(&tree, inode, asked) {
+            let path = {
+                let tree = self.tree();
+                if inode.state().is_local() {
                     return Ok(());
                 }
-                tree.detach(inode.id);
-                Err(Errno::ENOENT)
+                tree.path(inode.id)?
+            };
+            let asked = Instant::now();
+            let answer = self.stat(path.clone()).await;
+            let mut tree = self.tree();
+            if tree.path(inode.id).is_ok_and(|now| now != path) {
+                // It was renamed meanwhile, or a directory above it: by us, so it is there.
+                return Ok(());
             }
-            Err(error) => Err(error.into()),
-        }
+            match answer {
+                Ok(meta) if inode.is(&meta) => {
+                    let fresh = tree.content_id();
+                    inode.state().observe(inode.kind, &meta, asked, || fresh);
+                    Ok(())
+                }
+                Ok(_) if tree.is_local(inode) => Ok(()),
+                Ok(_) => {
+                    tree.detach(inode.id);
+                    Err(Errno::ENOENT)
+                }
+                Err(error) if gone(&error) => {
+                    if tree.is_local(inode) || self.made_since(&tree, inode, asked) {
+                        return Ok(());
+                    }
+                    tree.detach(inode.id);
+                    Err(Errno::ENOENT)
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     /// Whether the object at `path` is still the version that the bytes of `inode` lie over.

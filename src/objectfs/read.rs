@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::content::{BaseObject, Layer};
 use super::core::Core;
 use super::handles::OpenFile;
@@ -126,28 +128,30 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// ESTALE: the object is no longer that version, or no longer there.
-    pub(super) async fn block(
-        &self,
-        inode: &Arc<Inode>,
-        base: &BaseObject,
+    pub(super) fn block<'a>(
+        &'a self,
+        inode: &'a Arc<Inode>,
+        base: &'a BaseObject,
         offset: u64,
         wanted: Range<u64>,
-    ) -> Result<Arc<Clean>> {
-        let fetch = |memory: Arc<Clean>| async move {
-            let (start, dest) = (memory.start, memory.block.slice(0, memory.len));
-            let path = self.object_path(inode)?;
-            let version = Some(base.version.clone());
-            self.remote.read(path, version, start, dest, memory).await.map_err(|error| match error.kind {
-                StoreErrorKind::VersionMismatch => Errno::ESTALE,
-                _ if gone(&error) => Errno::ESTALE,
-                _ => Errno::from(error),
-            })
-        };
-        let choose = |_| {
-            let start = wanted.start.max((offset + 1).saturating_sub(BLOCK_MAX as u64));
-            start..wanted.end.min(start + BLOCK_MAX as u64)
-        };
-        self.clean.get_or_fetch(&self.blocks, base.id, (offset, base.version.size), choose, fetch).await
+    ) -> BoxFuture<'a, Result<Arc<Clean>>> {
+        Box::pin(async move {
+            let fetch = |memory: Arc<Clean>| async move {
+                let (start, dest) = (memory.start, memory.block.slice(0, memory.len));
+                let path = self.object_path(inode)?;
+                let version = Some(base.version.clone());
+                self.remote.read(path, version, start, dest, memory).await.map_err(|error| match error.kind {
+                    StoreErrorKind::VersionMismatch => Errno::ESTALE,
+                    _ if gone(&error) => Errno::ESTALE,
+                    _ => Errno::from(error),
+                })
+            };
+            let choose = |_| {
+                let start = wanted.start.max((offset + 1).saturating_sub(BLOCK_MAX as u64));
+                start..wanted.end.min(start + BLOCK_MAX as u64)
+            };
+            self.clean.get_or_fetch(&self.blocks, base.id, (offset, base.version.size), choose, fetch).await
+        })
     }
 
     /// Where the object of `inode` is: at its path, or hidden if the file was unlinked while open.

@@ -6,6 +6,8 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
 
+use futures::future::BoxFuture;
+
 use futures::future::join_all;
 
 use super::attributes::type_of;
@@ -125,34 +127,36 @@ impl<S: Store> Core<S> {
         }
     }
 
-    async fn next_page(&self, dir: &OpenDir, listing: &mut Listing) -> Result<()> {
-        let path = self.tree().path(dir.inode.id)?;
-        let asked = Instant::now();
-        let (entries, cursor) = match self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await {
-            // Others emptied it, but it has files that the store does not have yet.
-            Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => (Vec::new(), None),
-            other => other?,
-        };
-        let deleting = !self.deletions.is_empty();
-        for entry in entries {
-            let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
-            let pending = || deleting && self.deletions.contains(&crate::store::path::join(&path, &entry.name));
-            if legal && !pending() && !is_reserved(dir.inode.id, &entry.name) {
-                listing.names.push(Listed {
-                    name: entry.name,
-                    meta: entry.meta,
-                    asked: Some(asked),
-                    told: None,
-                    unknown: false,
-                });
+    fn next_page<'a>(&'a self, dir: &'a OpenDir, listing: &'a mut Listing) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let path = self.tree().path(dir.inode.id)?;
+            let asked = Instant::now();
+            let (entries, cursor) = match self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await {
+                // Others emptied it, but it has files that the store does not have yet.
+                Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => (Vec::new(), None),
+                other => other?,
+            };
+            let deleting = !self.deletions.is_empty();
+            for entry in entries {
+                let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
+                let pending = || deleting && self.deletions.contains(&crate::store::path::join(&path, &entry.name));
+                if legal && !pending() && !is_reserved(dir.inode.id, &entry.name) {
+                    listing.names.push(Listed {
+                        name: entry.name,
+                        meta: entry.meta,
+                        asked: Some(asked),
+                        told: None,
+                        unknown: false,
+                    });
+                }
             }
-        }
-        listing.started = true;
-        listing.cursor = cursor.filter(|&cursor| cursor != 0);
-        if listing.cursor.is_none() {
-            self.add_local(dir, listing);
-        }
-        Ok(())
+            listing.started = true;
+            listing.cursor = cursor.filter(|&cursor| cursor != 0);
+            if listing.cursor.is_none() {
+                self.add_local(dir, listing);
+            }
+            Ok(())
+        })
     }
 
     /// Adds the files that the store does not have yet.
@@ -183,31 +187,39 @@ impl<S: Store> Core<S> {
 
     /// Asks for the attributes of the names from `index` on that fit into `room` bytes of a reply, as far as the listing did
     /// not tell them and we do not know them. Returns up to which name everything was asked.
-    async fn tell(&self, dir: &OpenDir, names: &mut [Listed], index: usize, room: usize) -> usize {
-        let (mut end, mut len) = (index, 0);
-        while end < names.len() && end - index < TOLD_AT_ONCE && (end == index || len < room) {
-            len += ENTRY_LEN + names[end].name.len();
-            end += 1;
-        }
-        let wanted: Vec<(usize, String, Kind)> = {
-            let tree = self.tree();
-            let wanted = (index..end).filter(|&at| self.is_untold(&tree, dir.inode.id, &names[at]));
-            let path = |at: usize| tree.path_of(dir.inode.id, &names[at].name).ok();
-            wanted.filter_map(|at| Some((at, path(at)?, names[at].meta.kind))).collect()
-        };
-        let asked = Instant::now();
-        let answers = join_all(wanted.iter().map(|(_, path, kind)| self.tell_one(path, *kind))).await;
-        for ((at, path, _), answer) in wanted.into_iter().zip(answers) {
-            match answer {
-                Ok(meta) => (names[at].meta, names[at].told) = (meta, Some(asked)),
-                // One name's trouble is not the listing's; who looks it up is told.
-                Err(error) => {
-                    log::debug!("the attributes of {path:?} are not listed: {error}");
-                    names[at].unknown = true;
+    fn tell<'a>(
+        &'a self,
+        dir: &'a OpenDir,
+        names: &'a mut [Listed],
+        index: usize,
+        room: usize,
+    ) -> BoxFuture<'a, usize> {
+        Box::pin(async move {
+            let (mut end, mut len) = (index, 0);
+            while end < names.len() && end - index < TOLD_AT_ONCE && (end == index || len < room) {
+                len += ENTRY_LEN + names[end].name.len();
+                end += 1;
+            }
+            let wanted: Vec<(usize, String, Kind)> = {
+                let tree = self.tree();
+                let wanted = (index..end).filter(|&at| self.is_untold(&tree, dir.inode.id, &names[at]));
+                let path = |at: usize| tree.path_of(dir.inode.id, &names[at].name).ok();
+                wanted.filter_map(|at| Some((at, path(at)?, names[at].meta.kind))).collect()
+            };
+            let asked = Instant::now();
+            let answers = join_all(wanted.iter().map(|(_, path, kind)| self.tell_one(path, *kind))).await;
+            for ((at, path, _), answer) in wanted.into_iter().zip(answers) {
+                match answer {
+                    Ok(meta) => (names[at].meta, names[at].told) = (meta, Some(asked)),
+                    // One name's trouble is not the listing's; who looks it up is told.
+                    Err(error) => {
+                        log::debug!("the attributes of {path:?} are not listed: {error}");
+                        names[at].unknown = true;
+                    }
                 }
             }
-        }
-        end
+            end
+        })
     }
 
     /// Whether the attributes of a name are in neither the listing nor our memory.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::future::BoxFuture;
+
 use super::conflict::is_conflict;
 use super::core::Core;
 use super::inode::Inode;
@@ -85,21 +87,23 @@ impl<S: Store> Core<S> {
     }
 
     /// Sees to it that the directory `dir` stays when its last entry goes: gives it a marker if it is only a prefix.
-    pub(super) async fn keep_dir(&self, dir: NodeId) -> Result<()> {
-        if dir == NodeId::ROOT || self.capabilities.real_dirs {
-            return Ok(());
-        }
-        let inode = self.inode(dir)?;
-        if inode.state().marker == Some(true) {
-            return Ok(());
-        }
-        let path = self.tree().path(dir)?;
-        let sent = inode.state().outgoing(&inode, self.config.posix);
-        self.remote.create_dir(path, sent.attributes.clone()).await?;
-        let mut state = inode.state();
-        state.marker = Some(true);
-        state.posix.arrived(&sent);
-        Ok(())
+    pub(super) fn keep_dir<'a>(&'a self, dir: NodeId) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            if dir == NodeId::ROOT || self.capabilities.real_dirs {
+                return Ok(());
+            }
+            let inode = self.inode(dir)?;
+            if inode.state().marker == Some(true) {
+                return Ok(());
+            }
+            let path = self.tree().path(dir)?;
+            let sent = inode.state().outgoing(&inode, self.config.posix);
+            self.remote.create_dir(path, sent.attributes.clone()).await?;
+            let mut state = inode.state();
+            state.marker = Some(true);
+            state.posix.arrived(&sent);
+            Ok(())
+        })
     }
 
     /// FUSE_UNLINK. A file that is open stays whole for those who have it open.
@@ -136,43 +140,52 @@ impl<S: Store> Core<S> {
     /// Before the name `path` of `inode` goes: if it is open, keeps its bytes, in memory if they are few, else in a hidden object.
     /// Those that somebody else replaced cannot be kept, and its handles say ESTALE. Returns whether the object is no longer at
     /// `path`.
-    pub(super) async fn keep_open(&self, inode: &Arc<Inode>, path: &str, leaving: Leaving) -> Result<bool> {
-        {
-            let mut state = inode.state();
-            if state.open == 0 {
+    pub(super) fn keep_open<'a>(
+        &'a self,
+        inode: &'a Arc<Inode>,
+        path: &'a str,
+        leaving: Leaving,
+    ) -> BoxFuture<'a, Result<bool>> {
+        Box::pin(async move {
+            {
+                let mut state = inode.state();
+                if state.open == 0 {
+                    return Ok(false);
+                }
+                if !state.content.needs_base() {
+                    state.content.forget_base();
+                    return Ok(false);
+                }
+            }
+            if inode.state().content.size() <= (self.blocks.len() / 8) as u64 && self.keep_in_memory(inode).await {
                 return Ok(false);
             }
-            if !state.content.needs_base() {
-                state.content.forget_base();
-                return Ok(false);
-            }
-        }
-        if inode.state().content.size() <= (self.blocks.len() / 8) as u64 && self.keep_in_memory(inode).await {
-            return Ok(false);
-        }
-        if inode.state().moved && !self.base_stands(inode, path).await? {
-            inode.state().content.disown();
-            return Ok(false);
-        }
-        let hidden = hidden_name();
-        let version = inode.state().object_version();
-        let (kept, moved) = match leaving {
-            Leaving::Deleted => (self.remote.rename_file(path, hidden.as_str(), Condition::Any, version).await, true),
-            Leaving::Replaced => (self.remote.copy(path, hidden.as_str(), version).await, false),
-        };
-        let meta = match kept {
-            Ok(meta) => meta,
-            // Somebody else has replaced or deleted it: to those who have it open it is stale.
-            Err(error) if is_conflict(&error) => {
+            if inode.state().moved && !self.base_stands(inode, path).await? {
                 inode.state().content.disown();
                 return Ok(false);
             }
-            Err(error) => return Err(error.into()),
-        };
-        let mut state = inode.state();
-        state.content.rebase(meta.version());
-        state.hidden = Some(hidden);
-        Ok(moved)
+            let hidden = hidden_name();
+            let version = inode.state().object_version();
+            let (kept, moved) = match leaving {
+                Leaving::Deleted => {
+                    (self.remote.rename_file(path, hidden.as_str(), Condition::Any, version).await, true)
+                }
+                Leaving::Replaced => (self.remote.copy(path, hidden.as_str(), version).await, false),
+            };
+            let meta = match kept {
+                Ok(meta) => meta,
+                // Somebody else has replaced or deleted it: to those who have it open it is stale.
+                Err(error) if is_conflict(&error) => {
+                    inode.state().content.disown();
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let mut state = inode.state();
+            state.content.rebase(meta.version());
+            state.hidden = Some(hidden);
+            Ok(moved)
+        })
     }
 
     /// Reads what `inode` still needs of its object into memory that does not depend on it. False: there is no room, or the

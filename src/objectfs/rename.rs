@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::core::Core;
 use super::inode::Inode;
 use super::lookup::gone;
@@ -67,79 +69,81 @@ impl<S: Store> Core<S> {
         Ok((tree.path_of(from.parent, from.name)?, new))
     }
 
-    async fn rename_file(
-        &self,
-        source: &Arc<Inode>,
-        from: Place<'_>,
-        target: Option<&Arc<Inode>>,
-        to: Place<'_>,
+    fn rename_file<'a>(
+        &'a self,
+        source: &'a Arc<Inode>,
+        from: Place<'a>,
+        target: Option<&'a Arc<Inode>>,
+        to: Place<'a>,
         noreplace: bool,
-    ) -> Result<()> {
-        let _paths_stay = self.renaming.read().await;
-        // Both files' uploads stand still, locked in the order of their numbers.
-        let (first, second) = match target {
-            Some(target) if target.id < source.id => (target, Some(source)),
-            Some(target) => (source, Some(target)),
-            None => (source, None),
-        };
-        let _first = first.upload.lock().await;
-        let _second = match second {
-            Some(inode) => Some(inode.upload.lock().await),
-            None => None,
-        };
-        let (old, new) = self.paths(source, from, to)?;
-        self.settle(&new).await;
-        self.keep_dir(from.parent).await?;
-        let (in_store, shadows) = {
-            let state = source.state();
-            (state.content.base().is_some(), state.shadows)
-        };
-        if in_store {
-            self.must_stand(source, &old).await?;
-        }
-        self.keep_dir(from.parent).await?;
-        let mut over_object = false;
-        if let Some(target) = target {
-            let target_shadows = target.state().shadows;
-            if target.state().content.base().is_some() {
-                self.keep_open(target, &new, Leaving::Replaced).await?;
-                over_object = true;
-            }
-            over_object |= target_shadows;
-        }
-        if in_store {
-            let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
-            let meta = match self.rename_with_attributes(source, &old, &new, &when).await? {
-                Some(meta) => meta,
-                None => self.rename_object(source, old, new, when).await?,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let _paths_stay = self.renaming.read().await;
+            // Both files' uploads stand still, locked in the order of their numbers.
+            let (first, second) = match target {
+                Some(target) if target.id < source.id => (target, Some(source)),
+                Some(target) => (source, Some(target)),
+                None => (source, None),
             };
-            let fresh = self.tree().content_id();
-            let mut state = source.state();
-            let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
-            let same_size = state.content.base().is_some_and(|base| base.version.size == meta.size);
-            if same_size {
-                state.content.rebase(meta.version());
-            } else if !state.content.is_dirty() {
-                // Somebody else has put another object there by the time the store was asked about it.
-                state.content.replace(meta.version(), fresh);
+            let _first = first.upload.lock().await;
+            let _second = match second {
+                Some(inode) => Some(inode.upload.lock().await),
+                None => None,
+            };
+            let (old, new) = self.paths(source, from, to)?;
+            self.settle(&new).await;
+            self.keep_dir(from.parent).await?;
+            let (in_store, shadows) = {
+                let state = source.state();
+                (state.content.base().is_some(), state.shadows)
+            };
+            if in_store {
+                self.must_stand(source, &old).await?;
             }
-            state.committed(&meta);
-            // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
-            state.own_mtime = own_mtime;
-        } else {
-            if shadows {
-                self.remote.delete(old).await?;
+            self.keep_dir(from.parent).await?;
+            let mut over_object = false;
+            if let Some(target) = target {
+                let target_shadows = target.state().shadows;
+                if target.state().content.base().is_some() {
+                    self.keep_open(target, &new, Leaving::Replaced).await?;
+                    over_object = true;
+                }
+                over_object |= target_shadows;
             }
-            let mut state = source.state();
-            state.exclusive = noreplace;
-            state.shadows = over_object;
-        }
-        self.tree().rename(source.id, to.parent, to.name)?;
-        if !source.state().content.is_dirty() {
-            // As for a directory.
-            let _ = self.save_attributes(source).await;
-        }
-        Ok(())
+            if in_store {
+                let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
+                let meta = match self.rename_with_attributes(source, &old, &new, &when).await? {
+                    Some(meta) => meta,
+                    None => self.rename_object(source, old, new, when).await?,
+                };
+                let fresh = self.tree().content_id();
+                let mut state = source.state();
+                let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
+                let same_size = state.content.base().is_some_and(|base| base.version.size == meta.size);
+                if same_size {
+                    state.content.rebase(meta.version());
+                } else if !state.content.is_dirty() {
+                    // Somebody else has put another object there by the time the store was asked about it.
+                    state.content.replace(meta.version(), fresh);
+                }
+                state.committed(&meta);
+                // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
+                state.own_mtime = own_mtime;
+            } else {
+                if shadows {
+                    self.remote.delete(old).await?;
+                }
+                let mut state = source.state();
+                state.exclusive = noreplace;
+                state.shadows = over_object;
+            }
+            self.tree().rename(source.id, to.parent, to.name)?;
+            if !source.state().content.is_dirty() {
+                // As for a directory.
+                let _ = self.save_attributes(source).await;
+            }
+            Ok(())
+        })
     }
 
     /// Renames the object of `source` and stores its changed attributes in one: where renaming is copying anyway, with the copy.
@@ -201,59 +205,61 @@ impl<S: Store> Core<S> {
         if dirty { Err(Errno::ESTALE) } else { self.revalidate(inode).await }
     }
 
-    async fn rename_dir(
-        &self,
-        source: &Arc<Inode>,
-        from: Place<'_>,
-        target: Option<&Arc<Inode>>,
-        to: Place<'_>,
-    ) -> Result<()> {
-        let _nothing_else = self.renaming.write().await;
-        let (old, new) = self.paths(source, from, to)?;
-        self.settle_all().await?;
-        if self.tree().is_below(to.parent, source.id) {
-            return Err(Errno::EINVAL);
-        }
-        if let Some(target) = target {
-            self.no_local_children(target.id)?;
-        }
-        let below = self.tree().below(source.id);
-        for inode in below {
-            if inode.state().content.base().is_some() {
-                let path = self.tree().path(inode.id)?;
-                match self.must_stand(&inode, &path).await {
-                    Err(Errno::ENOENT) => {}
-                    other => other?,
+    fn rename_dir<'a>(
+        &'a self,
+        source: &'a Arc<Inode>,
+        from: Place<'a>,
+        target: Option<&'a Arc<Inode>>,
+        to: Place<'a>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let _nothing_else = self.renaming.write().await;
+            let (old, new) = self.paths(source, from, to)?;
+            self.settle_all().await?;
+            if self.tree().is_below(to.parent, source.id) {
+                return Err(Errno::EINVAL);
+            }
+            if let Some(target) = target {
+                self.no_local_children(target.id)?;
+            }
+            let below = self.tree().below(source.id);
+            for inode in below {
+                if inode.state().content.base().is_some() {
+                    let path = self.tree().path(inode.id)?;
+                    match self.must_stand(&inode, &path).await {
+                        Err(Errno::ENOENT) => {}
+                        other => other?,
+                    }
                 }
             }
-        }
-        self.keep_dir(from.parent).await?;
-        match self.remote.rename_dir(old, new).await {
-            // Others emptied it, but it has files that the store does not have yet.
-            Err(error) if gone(&error) && self.tree().is_local(source) => {}
-            other => other?,
-        }
-        let mut moved = Vec::new();
-        {
-            let mut tree = self.tree();
-            tree.rename(source.id, to.parent, to.name)?;
-            for inode in tree.below(source.id) {
-                let mut state = inode.state();
-                let held = state.open > 0 || state.content.is_dirty();
-                // What nobody holds is known anew when it is opened.
-                state.moved = inode.kind == Kind::File && state.content.base().is_some() && held;
-                state.asked = None;
-                state.own_mtime = true;
-                if state.moved {
-                    drop(state);
-                    moved.push(inode);
+            self.keep_dir(from.parent).await?;
+            match self.remote.rename_dir(old, new).await {
+                // Others emptied it, but it has files that the store does not have yet.
+                Err(error) if gone(&error) && self.tree().is_local(source) => {}
+                other => other?,
+            }
+            let mut moved = Vec::new();
+            {
+                let mut tree = self.tree();
+                tree.rename(source.id, to.parent, to.name)?;
+                for inode in tree.below(source.id) {
+                    let mut state = inode.state();
+                    let held = state.open > 0 || state.content.is_dirty();
+                    // What nobody holds is known anew when it is opened.
+                    state.moved = inode.kind == Kind::File && state.content.base().is_some() && held;
+                    state.asked = None;
+                    state.own_mtime = true;
+                    if state.moved {
+                        drop(state);
+                        moved.push(inode);
+                    }
                 }
             }
-        }
-        for inode in moved {
-            // If it cannot be told now, it is asked again before it is read or uploaded.
-            let _ = self.rebase_moved(&inode).await;
-        }
-        Ok(())
+            for inode in moved {
+                // If it cannot be told now, it is asked again before it is read or uploaded.
+                let _ = self.rebase_moved(&inode).await;
+            }
+            Ok(())
+        })
     }
 }

@@ -9,6 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
@@ -164,31 +166,33 @@ impl<S: Store> Core<S> {
     }
 
     /// Files first: where directories are real, storing a file changes the times of the directory that it is in.
-    async fn save_several(&self, mut inodes: Vec<Arc<Inode>>, end: Option<Instant>) -> Result<()> {
-        inodes.retain(|inode| {
-            let state = inode.state();
-            state.attributes_dirty() && !state.content.is_dirty()
-        });
-        let (files, dirs): (Vec<_>, Vec<_>) = inodes.into_iter().partition(|inode| inode.kind == Kind::File);
-        let mut result = Ok(());
-        for inodes in [files, dirs] {
-            let mut running = FuturesUnordered::new();
-            for inode in inodes {
-                if end.is_some_and(|end| Instant::now() >= end) {
-                    break;
+    fn save_several<'a>(&'a self, mut inodes: Vec<Arc<Inode>>, end: Option<Instant>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            inodes.retain(|inode| {
+                let state = inode.state();
+                state.attributes_dirty() && !state.content.is_dirty()
+            });
+            let (files, dirs): (Vec<_>, Vec<_>) = inodes.into_iter().partition(|inode| inode.kind == Kind::File);
+            let mut result = Ok(());
+            for inodes in [files, dirs] {
+                let mut running = FuturesUnordered::new();
+                for inode in inodes {
+                    if end.is_some_and(|end| Instant::now() >= end) {
+                        break;
+                    }
+                    if running.len() >= AT_ONCE
+                        && let Some(saved) = running.next().await
+                    {
+                        result = result.and(saved);
+                    }
+                    running.push(async move { self.upload(&inode).await });
                 }
-                if running.len() >= AT_ONCE
-                    && let Some(saved) = running.next().await
-                {
+                while let Some(saved) = running.next().await {
                     result = result.and(saved);
                 }
-                running.push(async move { self.upload(&inode).await });
             }
-            while let Some(saved) = running.next().await {
-                result = result.and(saved);
-            }
-        }
-        result
+            result
+        })
     }
 
     /// Stores the changed attributes of `inode`, whose content is clean. The caller holds `renaming` and the inode's upload
@@ -196,31 +200,33 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// What the store says; ESTALE: the object is gone.
-    pub(super) async fn save_attributes(&self, inode: &Arc<Inode>) -> Result<()> {
-        for _ in 0..RACES_MAX {
-            if !inode.state().attributes_dirty() {
-                return Ok(());
+    pub(super) fn save_attributes<'a>(&'a self, inode: &'a Arc<Inode>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            for _ in 0..RACES_MAX {
+                if !inode.state().attributes_dirty() {
+                    return Ok(());
+                }
+                let path = self.tree().path(inode.id)?;
+                if inode.kind == Kind::File && inode.state().moved {
+                    self.rebase_moved(inode).await?;
+                }
+                let answer = match inode.kind {
+                    Kind::File => self.save_file(inode, &path).await,
+                    Kind::Dir => self.save_dir(inode, &path).await,
+                };
+                match answer {
+                    Ok(()) => return Ok(()),
+                    // Somebody else's version: it gets our attributes all the same.
+                    Err(error) if is_conflict(&error) => match self.revalidate(inode).await {
+                        Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+                        other => other?,
+                    },
+                    Err(error) => return Err(self.not_saved(inode, &path, &error)),
+                }
             }
-            let path = self.tree().path(inode.id)?;
-            if inode.kind == Kind::File && inode.state().moved {
-                self.rebase_moved(inode).await?;
-            }
-            let answer = match inode.kind {
-                Kind::File => self.save_file(inode, &path).await,
-                Kind::Dir => self.save_dir(inode, &path).await,
-            };
-            match answer {
-                Ok(()) => return Ok(()),
-                // Somebody else's version: it gets our attributes all the same.
-                Err(error) if is_conflict(&error) => match self.revalidate(inode).await {
-                    Err(Errno::ENOENT) => return Err(Errno::ESTALE),
-                    other => other?,
-                },
-                Err(error) => return Err(self.not_saved(inode, &path, &error)),
-            }
-        }
-        self.pending.again(inode.id);
-        Err(Errno::ESTALE)
+            self.pending.again(inode.id);
+            Err(Errno::ESTALE)
+        })
     }
 
     async fn save_file(&self, inode: &Arc<Inode>, path: &str) -> Result<(), StoreError> {

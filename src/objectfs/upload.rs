@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
@@ -44,14 +46,16 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// As [`Core::upload`].
-    pub(super) async fn upload_even_unlinked(&self, inode: &Arc<Inode>) -> Result<()> {
-        let _paths_stay = self.renaming.read().await;
-        let _one_at_a_time = inode.upload.lock().await;
-        let result = self.compose(inode).await;
-        if result.is_ok() {
-            self.tree().reap(inode.id);
-        }
-        result
+    pub(super) fn upload_even_unlinked<'a>(&'a self, inode: &'a Arc<Inode>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let _paths_stay = self.renaming.read().await;
+            let _one_at_a_time = inode.upload.lock().await;
+            let result = self.compose(inode).await;
+            if result.is_ok() {
+                self.tree().reap(inode.id);
+            }
+            result
+        })
     }
 
     /// The upload itself; the caller holds `renaming` and the inode's upload lock.
@@ -171,17 +175,19 @@ impl<S: Store> Core<S> {
     ///
     /// # Errors
     /// ESTALE: the object is not what was moved there.
-    pub(super) async fn rebase_moved(&self, inode: &Arc<Inode>) -> Result<()> {
-        let path = self.tree().path(inode.id)?;
-        let meta = self.remote.stat(path).await?;
-        let mut state = inode.state();
-        let expected = state.content.base().map(|base| base.version.size);
-        if meta.kind != Kind::File || expected != Some(meta.size) {
-            return Err(Errno::ESTALE);
-        }
-        state.content.rebase(meta.version());
-        state.moved = false;
-        Ok(())
+    pub(super) fn rebase_moved<'a>(&'a self, inode: &'a Arc<Inode>) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let path = self.tree().path(inode.id)?;
+            let meta = self.remote.stat(path).await?;
+            let mut state = inode.state();
+            let expected = state.content.base().map(|base| base.version.size);
+            if meta.kind != Kind::File || expected != Some(meta.size) {
+                return Err(Errno::ESTALE);
+            }
+            state.content.rebase(meta.version());
+            state.moved = false;
+            Ok(())
+        })
     }
 
     /// The memory of a whole small object stays, as clean.
