@@ -76,14 +76,14 @@ impl<S: Store> Core<S> {
         Ok(result?)
     }
 
-    /// Refuses directories with files that the store does not have yet.
+    /// Refuses directories with files that the store does not have yet, however deep.
     pub(super) fn no_local_children(&self, dir: NodeId) -> Result<()> {
-        let children = self.tree().children(dir);
-        let local = |inode: &Inode| {
+        let below = self.tree().below(dir);
+        let local = |inode: &Arc<Inode>| {
             let state = inode.state();
             !state.unlinked && state.content.is_dirty()
         };
-        if children.iter().any(|(_, inode)| local(inode)) { Err(Errno::ENOTEMPTY) } else { Ok(()) }
+        if below.iter().any(local) { Err(Errno::ENOTEMPTY) } else { Ok(()) }
     }
 
     /// Sees to it that the directory `dir` stays when its last entry goes: gives it a marker if it is only a prefix.

@@ -95,7 +95,7 @@ impl File {
 
     /// Whether it may replace what another program put at its name.
     fn may_replace(&self) -> bool {
-        !self.theirs || (!self.exclusive && (self.wild || !self.owed.contains(&true)))
+        !self.theirs || self.wild || (!self.exclusive && !self.owed.contains(&true))
     }
 
     fn change(&mut self, bytes: Vec<u8>, own: std::ops::Range<usize>) {

@@ -305,10 +305,11 @@ impl<S: System> Runner<S> {
             return if taken == Taken::Refused { Ok(()) } else { Err("truncates what is no file".into()) };
         }
         let file = self.contract.opened(path, None)?;
-        let (mut new, foreign, writers) = {
+        let (mut new, foreign) = {
             let file = &self.contract.files[&file];
-            (file.bytes.clone(), file.foreign, file.writers)
+            (file.bytes.clone(), file.foreign)
         };
+        let writer = self.open.iter().any(|open| Some(open.node) == node && open.writable);
         new.resize(size as usize, 0);
         self.contract.change(file, new, 0..0);
         match outcome.result {
@@ -316,8 +317,8 @@ impl<S: System> Runner<S> {
                 let settled = self.contract.settle(&outcome.after, &Expected::new());
                 self.contract.change_over();
                 settled?;
-                // Nobody will close it, so it is in the store now.
-                if writers == 0 {
+                // If nobody is going to close it, it is in the store now.
+                if !writer {
                     self.contract.must_be_stored(file)?;
                 }
             }
