@@ -304,6 +304,10 @@ impl Contract {
             if file.place.as_deref().is_some_and(|place| place == key || below(key, place)) {
                 file.foreign = true;
                 file.theirs |= theirs && file.place.as_deref() == Some(key);
+                if file.writers == 0 && file.dirty == Dirty::Yes {
+                    // Nobody waits for its bytes any more: they are given up when the store has been asked.
+                    file.dirty = Dirty::Maybe;
+                }
             }
         }
         if self.cached {

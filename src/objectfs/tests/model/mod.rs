@@ -62,25 +62,21 @@ proptest! {
     }
 
     #[test]
-    #[ignore = "model and file system still disagree about directories whose last file was given up after a conflict"]
     fn the_contract_holds_with_others_and_failures(steps in step::everybody()) {
         run(CachePolicy::Never, AMPLE, &steps)?;
     }
 
     #[test]
-    #[ignore = "model and file system still disagree about directories whose last file was given up after a conflict"]
     fn the_contract_holds_with_others_and_failures_in_little_memory(steps in step::everybody()) {
         run(CachePolicy::Never, SCARCE, &steps)?;
     }
 
     #[test]
-    #[ignore = "model and file system still disagree about directories whose last file was given up after a conflict"]
     fn the_contract_holds_with_others_and_failures_while_names_are_trusted(steps in step::everybody()) {
         run(CachePolicy::Always, AMPLE, &steps)?;
     }
 
     #[test]
-    #[ignore = "model and file system still disagree about directories whose last file was given up after a conflict"]
     fn the_contract_holds_with_others_and_failures_while_names_are_trusted_in_little_memory(
         steps in step::everybody(),
     ) {
