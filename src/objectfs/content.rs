@@ -58,6 +58,8 @@ pub struct Content {
     /// Something differs from what the store has (or will have, once the upload under way is done).
     changed: bool,
     lineage: u64,
+    /// The object that was forgotten because its name was to go, while nothing but that makes the file differ from it.
+    parted: Option<BaseObject>,
 }
 
 #[derive(Debug)]
@@ -129,11 +131,24 @@ impl Content {
         }
     }
 
-    /// The object in the store is gone, by our doing; what the file shows of it must be in memory already or is lost.
+    /// The object in the store goes, by our doing; what the file shows of it must be in memory already or is lost.
     pub fn forget_base(&mut self) {
-        self.base = None;
+        let base = self.base.take();
+        self.parted = base.filter(|_| !self.is_dirty());
         self.base_len = 0;
         self.changed = true;
+    }
+
+    /// The object did not go after all: unless somebody wrote meanwhile, the file is as the store has it again.
+    pub fn reunite(&mut self) {
+        if let Some(base) = self.parted.take().filter(|_| self.base.is_none() && self.uploading.is_none()) {
+            *self = Content { lineage: self.lineage, ..Content::of_store(base.version, base.id) };
+        }
+    }
+
+    fn change(&mut self) {
+        self.changed = true;
+        self.parted = None;
     }
 
     /// Where the byte at `offset` comes from, for at most `len` bytes; `None` at the end of the file.
@@ -190,7 +205,7 @@ impl Content {
 
     fn wrote(&mut self, offset: u64, len: usize) {
         self.size = self.size.max(offset + len as u64);
-        self.changed = true;
+        self.change();
     }
 
     /// Gives up what the guest wrote, and what is known of the object: what the store has is asked anew, and is another version
@@ -226,7 +241,7 @@ impl Content {
             }
         }
         if size != self.size || (size == 0 && self.base.is_some()) {
-            self.changed = true;
+            self.change();
         }
         self.size = size;
     }
@@ -242,7 +257,7 @@ impl Content {
             block.zero(0, len);
             block.mark_dirty();
             self.dirty.insert(at, Extent { block: std::sync::Arc::new(block), start: 0, len });
-            self.changed = true;
+            self.change();
             at += len as u64;
         }
         true
@@ -310,6 +325,7 @@ impl Content {
         let keep = extents.clone();
         self.uploading = Some(Uploading { extents, visible: size, base_len: self.base_len });
         self.changed = false;
+        self.parted = None;
         Upload { segments, size, base, keep }
     }
 

@@ -129,7 +129,11 @@ impl<S: Store> Core<S> {
             (state.content.base().is_some(), state.shadows)
         };
         if shadows || (in_store && !self.keep_open(&inode, &path, Leaving::Deleted).await?) {
-            self.delete_object(path, parent, name).await?;
+            let deleted = self.delete_object(path, parent, name).await;
+            if deleted.is_err() {
+                inode.state().content.reunite();
+            }
+            deleted?;
         }
         let mut tree = self.tree();
         tree.mark_changed(parent);

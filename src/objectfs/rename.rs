@@ -110,40 +110,59 @@ impl<S: Store> Core<S> {
                 }
                 over_object |= target_shadows;
             }
-            if in_store {
-                let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
-                let meta = match self.rename_with_attributes(source, &old, &new, &when).await? {
-                    Some(meta) => meta,
-                    None => self.rename_object(source, old, new, when).await?,
-                };
-                let fresh = self.tree().content_id();
-                let mut state = source.state();
-                let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
-                let same_size = state.content.base().is_some_and(|base| base.version.size == meta.size);
-                if same_size {
-                    state.content.rebase(meta.version());
-                } else if !state.content.is_dirty() {
-                    // Somebody else has put another object there by the time the store was asked about it.
-                    state.content.replace(meta.version(), fresh);
-                }
-                state.committed(&meta);
-                // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
-                state.own_mtime = own_mtime;
-            } else {
-                if shadows {
-                    self.remote.delete(old).await?;
-                }
-                let mut state = source.state();
-                state.exclusive = noreplace;
-                state.shadows = over_object;
+            let moved = self.move_file(source, (old, new), noreplace, (in_store, shadows, over_object)).await;
+            let moved = moved.and_then(|()| self.tree().rename(source.id, to.parent, to.name).map(drop));
+            if moved.is_err()
+                && let Some(target) = target
+            {
+                target.state().content.reunite();
             }
-            self.tree().rename(source.id, to.parent, to.name)?;
+            moved?;
             if !source.state().content.is_dirty() {
                 // As for a directory.
                 let _ = self.save_attributes(source).await;
             }
             Ok(())
         })
+    }
+
+    /// Renames the object of `source`, if it has one, and remembers what the store must still do. `shadows` and `over_object`:
+    /// another program's object stands at the old name, any object at the new one.
+    async fn move_file(
+        &self,
+        source: &Arc<Inode>,
+        (old, new): (String, String),
+        noreplace: bool,
+        (in_store, shadows, over_object): (bool, bool, bool),
+    ) -> Result<()> {
+        if in_store {
+            let when = if noreplace { Condition::IfAbsent } else { Condition::Any };
+            let meta = match self.rename_with_attributes(source, &old, &new, &when).await? {
+                Some(meta) => meta,
+                None => self.rename_object(source, old, new, when).await?,
+            };
+            let fresh = self.tree().content_id();
+            let mut state = source.state();
+            let own_mtime = state.own_mtime || meta.mtime_ns != Some(state.mtime_ns);
+            let same_size = state.content.base().is_some_and(|base| base.version.size == meta.size);
+            if same_size {
+                state.content.rebase(meta.version());
+            } else if !state.content.is_dirty() {
+                // Somebody else has put another object there by the time the store was asked about it.
+                state.content.replace(meta.version(), fresh);
+            }
+            state.committed(&meta);
+            // A rename changes no bytes, so it changes no modification time, whatever the store says of the copy.
+            state.own_mtime = own_mtime;
+        } else {
+            if shadows {
+                self.remote.delete(old).await?;
+            }
+            let mut state = source.state();
+            state.exclusive = noreplace;
+            state.shadows = over_object;
+        }
+        Ok(())
     }
 
     /// Renames the object of `source` and stores its changed attributes in one: where renaming is copying anyway, with the copy.

@@ -12,6 +12,7 @@ use super::super::error::{error, os};
 use super::super::remote::{TEMPORARY, same_version, unique};
 use super::attributes::{allow, apply, apply_times, copy_xattrs, match_xattrs, own, told_type, xattrs};
 use super::confine::{LINK_MAX, is_nothing, mknod_in, open_in, rename_in, symlink_in, unlink_in};
+use super::exclusive::Exclusive;
 use super::opened::{Opened, Purpose};
 use super::reserved::check_object;
 use super::status::{Stat, fstat, stat_in};
@@ -167,11 +168,13 @@ impl Local {
         if let Some(file) = &made.file {
             file.sync_all().map_err(fail)?;
         }
+        let exclusive = Exclusive::of(&parent).map_err(fail)?;
         let now = stat_in(&parent, &name).map_err(fail)?;
         self.check_target(path, now.as_ref(), when)?;
         let no_replace = *when == Condition::IfAbsent;
         rename_in((&draft.dir, &draft.name), (&parent, &name), no_replace).map_err(fail)?;
         draft.published = true;
+        drop(exclusive);
         // The new name must survive a crash as the content does.
         File::from(parent).sync_all().map_err(fail)?;
         self.tell(&made).map_err(fail)
@@ -188,6 +191,7 @@ impl Local {
         let what = format!("change '{path}'");
         let fail = |e: io::Error| os(&what, &e);
         let (parent, name) = self.root.parent(path).map_err(fail)?;
+        let exclusive = Exclusive::of(&parent).map_err(fail)?;
         let object = match Opened::at(&parent, last(path), Purpose::Change) {
             Ok(object) => object,
             Err(e) if is_nothing(&e) => {
@@ -210,6 +214,7 @@ impl Local {
             return Err(changed(base));
         }
         apply_times(&object, attributes).map_err(fail)?;
+        drop(exclusive);
         match &object.file {
             Some(file) => file.sync_all().map_err(fail)?,
             None => File::from(parent.try_clone().map_err(fail)?).sync_all().map_err(fail)?,

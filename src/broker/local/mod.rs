@@ -9,6 +9,7 @@
 mod attributes;
 mod compose;
 mod confine;
+mod exclusive;
 mod opened;
 mod reserved;
 mod status;
@@ -24,6 +25,7 @@ use std::sync::{Arc, Mutex};
 
 use self::attributes::{XATTRS_MAX, apply, apply_times, details, told_type, xattrs};
 use self::confine::{DirStream, Root, is_nothing, mkdir_in, rename_in, unlink_in};
+use self::exclusive::Exclusive;
 use self::opened::{Opened, Purpose};
 use self::reserved::{UNLINKED_AGE, check_dir, check_object, is_reserved, sweep_aside};
 use self::status::{Stat, fstat, stat_in};
@@ -239,10 +241,13 @@ impl Local {
     /// Deletes the file `path`; a missing one is fine.
     pub fn delete(&self, path: &str) -> Result<(), StoreError> {
         check_object(path)?;
-        let deleted = self.root.parent(path).and_then(|(dir, name)| match stat_in(&dir, &name)? {
-            Some(stat) if stat.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
-            Some(stat) if self.shown(&stat) => unlink_in(&dir, &name, false),
-            _ => Ok(()),
+        let deleted = self.root.parent(path).and_then(|(dir, name)| {
+            let _exclusive = Exclusive::of(&dir)?;
+            match stat_in(&dir, &name)? {
+                Some(stat) if stat.is_dir() => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+                Some(stat) if self.shown(&stat) => unlink_in(&dir, &name, false),
+                _ => Ok(()),
+            }
         });
         match deleted {
             Err(e) if !is_nothing(&e) => Err(os(&format!("delete '{path}'"), &e)),
@@ -328,6 +333,8 @@ impl Local {
         check_object(to)?;
         let fail = |e: io::Error| os(&format!("rename '{from}' to '{to}'"), &e);
         let (from_dir, from_name) = self.root.parent(from).map_err(fail)?;
+        let (to_dir, to_name) = self.root.parent(to).map_err(fail)?;
+        let _exclusive = Exclusive::of_both(&from_dir, &to_dir).map_err(fail)?;
         let source = match stat_in(&from_dir, &from_name).map_err(fail)?.filter(|stat| self.shown(stat)) {
             Some(stat) if stat.is_dir() => return Err(fail(io::Error::from_raw_os_error(libc::EISDIR))),
             Some(stat) => stat,
@@ -339,7 +346,6 @@ impl Local {
         }
         // What is renamed is told, not what somebody else has put at the new name by then.
         let renamed = self.open(from).map_err(fail)?;
-        let (to_dir, to_name) = self.root.parent(to).map_err(fail)?;
         let target = stat_in(&to_dir, &to_name).map_err(fail)?;
         self.check_target(to, target.as_ref(), when)?;
         let no_replace = target.is_none();

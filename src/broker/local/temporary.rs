@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::super::remote::TEMPORARY;
 use super::confine::{DirStream, Root, mkdir_in, open_in, unlink_in};
+use super::exclusive::lock;
 use super::status::fstat;
 
 /// How often a directory that another instance took for abandoned is made again.
@@ -80,18 +81,6 @@ impl Drop for Temporary {
         }
         // Other instances may be at work in it; then it stays.
         let _ = unlink_in(&self.parent.0, &self.parent.1, true);
-    }
-}
-
-/// Takes the lock; false: somebody else has it.
-fn lock(dir: &OwnedFd) -> io::Result<bool> {
-    // SAFETY: an open descriptor.
-    if unsafe { libc::flock(dir.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        e if e.raw_os_error() == Some(libc::EWOULDBLOCK) => Ok(false),
-        e => Err(e),
     }
 }
 

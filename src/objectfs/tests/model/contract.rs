@@ -346,7 +346,9 @@ impl Contract {
     fn keeps_dir(&self, key: &str, after: &Bucket) -> bool {
         let dir = key.trim_end_matches('/');
         let kept = |file: &File| file.place.as_deref().is_some_and(|place| below(place, dir));
-        after.contains_key(key) && (self.kind(dir) == Kind::Dir || self.cached || self.files.values().any(kept))
+        // Of an object and a directory of one name, the directory is what others see.
+        let there = self.kind(dir) == Kind::Dir || self.bucket.keys().any(|other| below(other, dir));
+        after.contains_key(key) && (there || self.cached || self.files.values().any(kept))
     }
 
     /// Takes over the bucket, and finds out who is in step with it.

@@ -56,3 +56,39 @@ fn an_unlinked_file_keeps_no_bytes_that_truncation_cut_off() {
     ];
     run(CachePolicy::Never, AMPLE, &steps).expect("as the contract says");
 }
+
+fn open(path: &str) -> Step {
+    Step::Open { path: p(path), access: Access::ReadOnly, truncate: false, append: false }
+}
+
+fn put(path: &str, len: usize) -> Step {
+    Step::Put { path: p(path), len }
+}
+
+#[test]
+fn a_file_that_is_open_for_reading_replaces_nothing_after_a_rename_over_it_failed() {
+    let steps = [
+        put("e/a", 0),
+        put("e/s", 0),
+        Step::Mknod { path: p("a") },
+        open("e/s"),
+        Step::Delete { path: p("a") },
+        Step::Create { path: p("a"), access: Access::ReadOnly, exclusive: true, truncate: false, append: false },
+        put("e/s", 1),
+        rename("a", "e/s"),
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
+
+#[test]
+fn a_directory_that_hides_an_open_file_of_its_name_stays_when_its_last_entry_goes() {
+    let steps = [
+        put("e/a", 0),
+        rename("e", "b"),
+        Step::Create { path: p("e"), access: Access::WriteOnly, exclusive: false, truncate: true, append: false },
+        put("e/s/a", 0),
+        Step::SyncFs,
+        rename("e/s", "b"),
+    ];
+    run(CachePolicy::Never, AMPLE, &steps).expect("as the contract says");
+}
