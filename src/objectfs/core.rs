@@ -12,6 +12,7 @@ use super::deletions::Deletions;
 use super::handles::Handles;
 use super::ids::Ids;
 use super::inode::{Inode, State, now_ns};
+use super::listings::Listings;
 use super::save::Pending;
 use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
@@ -104,6 +105,7 @@ pub struct Core<S> {
     pub(super) reading_ahead: Arc<AtomicUsize>,
     pub(super) handles: Handles,
     pub(super) deletions: Deletions,
+    pub(super) listings: Arc<Listings>,
     /// Attributes that wait to be stored.
     pub(super) pending: Arc<Pending>,
     /// An upload failed since the retrier last looked.
@@ -142,6 +144,7 @@ impl<S: Store> Core<S> {
             reading_ahead: Arc::default(),
             handles: Handles::new(config.handles_max),
             deletions: Deletions::default(),
+            listings: tree.listings(),
             pending: tree.pending(),
             retry_wanted: AtomicBool::new(false),
             background,

@@ -32,6 +32,8 @@ pub struct State {
     pub marker: Option<bool>,
     /// When the store was last asked, if its answer may still be used.
     pub asked: Option<Instant>,
+    /// When the store's answer to the last lookup of the name came, if nothing has been asked of this inode since.
+    pub looked_up: Option<Instant>,
     /// Answers to questions asked before this moment are out of date: we changed the object then.
     pub committed: Option<Instant>,
     /// Modification time in nanoseconds since the epoch.
@@ -113,6 +115,7 @@ impl Inode {
             etag: None,
             marker: None,
             asked: None,
+            looked_up: None,
             committed: None,
             mtime_ns,
             atime_ns: mtime_ns,

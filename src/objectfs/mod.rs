@@ -21,6 +21,7 @@ mod errno;
 mod handles;
 mod ids;
 mod inode;
+mod listings;
 mod lookup;
 mod open;
 mod read;

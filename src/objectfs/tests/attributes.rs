@@ -69,11 +69,11 @@ impl Fs {
     }
 
     /// How many operations of this name there were since this was last asked.
-    fn count(&self, op: &str) -> usize {
+    pub(super) fn count(&self, op: &str) -> usize {
         self.bucket().log.iter().filter(|name| **name == op).count()
     }
 
-    fn forget_log(&self) {
+    pub(super) fn forget_log(&self) {
         self.bucket().log.clear();
     }
 
@@ -876,7 +876,7 @@ fn content_type_and_version_are_those_that_the_store_tells() {
     inode.state().posix.object_is(&meta);
     fs.forget_log();
     assert_eq!(fs.xattr("f", "ovfs.version"), Err(Errno::ENODATA));
-    assert_eq!(fs.count("stat"), 1, "the store is asked for what is not known");
+    assert_eq!(fs.count("tell"), 1, "the store is asked for what is not known");
 }
 
 #[test]
