@@ -33,10 +33,11 @@ SHARE_JOBS = {
     "s3s": ("locks", "sqlite", "bulk", "fsx"),
     "s3s-posix": ("locks", "sqlite", "bulk", "fsx"),
 }
-# And where the quick run leaves some to the full one: moto answers 150 requests a second.
+# And where the quick run leaves some to the full one: moto answers 150 requests a second, and what holds on fs-posix holds on fs.
 QUICK_JOBS = {
-    "s3": ("calls", "editors", "git", "stress", "fsx", "pjdfstest"),
-    "s3-posix": ("calls", "archive", "stress", "pjdfstest"),
+    "fs": ("calls", "editors", "stress", "fsx", "pytests", "pjdfstest"),
+    "s3": ("calls", "editors", "stress", "fsx", "pjdfstest"),
+    "s3-posix": ("calls", "archive", "pjdfstest"),
 }
 DEFAULT_SHARES = "passthrough,fs,fs-posix,s3s,s3,s3-posix"
 PROGRAMS = ("fsx", "pjdfstest")
