@@ -18,6 +18,7 @@ const OURS: [&str; 13] = [
     "--dir-mode",
     "--umask",
     "--capacity",
+    "--writeback-delay",
     "--on-conflict",
 ];
 

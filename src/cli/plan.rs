@@ -117,6 +117,8 @@ pub struct BackendShare {
     pub translate_gid: Vec<IdMap>,
     /// What statfs(2) calls the size of the file system, in bytes.
     pub capacity: u64,
+    /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
+    pub writeback_delay: Duration,
     /// What becomes of files that others changed meanwhile.
     pub on_conflict: OnConflict,
     /// Refuse changes.
@@ -312,6 +314,7 @@ fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError
         translate_uid: within_ids(options.translate_uid.clone()),
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
+        writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
         request_timeout: Duration::from_secs(options.request_timeout.into()),
@@ -341,6 +344,7 @@ fn contradictions(options: &Options) -> Vec<PlanError> {
         (options.dir_mode.is_some(), "--dir-mode"),
         (options.umask.is_some(), "--umask"),
         (options.capacity.is_some(), "--capacity"),
+        (options.writeback_delay.is_some(), "--writeback-delay"),
         (options.on_conflict.is_some(), "--on-conflict"),
     ];
     let mut errors: Vec<PlanError> =
@@ -520,6 +524,7 @@ mod tests {
             "--dir-mode=755",
             "--umask=0",
             "--capacity=1P",
+            "--writeback-delay=1",
             "--on-conflict=fail",
         ] {
             let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();
@@ -544,6 +549,8 @@ mod tests {
             "--umask 7000",
             "--capacity 4095",
             "--capacity 1E",
+            "--writeback-delay 3600001",
+            "--writeback-delay 1s",
             "--on-conflict Fail",
         ] {
             let args = ["ovfs", "s", "fs:/x"].into_iter().chain(line.split_whitespace()).map(Into::into);

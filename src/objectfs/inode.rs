@@ -68,6 +68,8 @@ pub struct State {
     pub moved: bool,
     /// The last upload failed for good: the store will not take these bytes at this name.
     pub refused: Option<Errno>,
+    /// An upload in the background failed, and nobody was told yet.
+    pub unreported: Option<Errno>,
 }
 
 /// Nanoseconds since the epoch, now.
@@ -133,6 +135,7 @@ impl Inode {
             exclusive: false,
             moved: false,
             refused: None,
+            unreported: None,
         };
         set(&mut state);
         Inode { id, kind, file_type, upload: async_lock::Mutex::new(()), state: Mutex::new(state) }
@@ -203,6 +206,11 @@ impl State {
     /// The version of the object that the bytes lie over, if it is known: not after a directory above was renamed.
     pub fn object_version(&self) -> Option<Version> {
         self.content.base().filter(|_| !self.moved).map(|base| base.version.clone())
+    }
+
+    /// An upload succeeded after earlier ones had failed: only of a conflict somebody must still be told.
+    pub fn stored_late(&mut self) {
+        self.unreported = self.unreported.filter(|errno| *errno == Errno::ESTALE);
     }
 
     /// The file changed under the guest's hands.

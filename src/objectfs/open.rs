@@ -151,7 +151,7 @@ impl<S: Store> Core<S> {
     /// FUSE_FLUSH: a descriptor is closed. What it wrote is in the store when this returns.
     pub(super) async fn flush(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
-        if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await }
+        if Self::stores_nothing(&file) { Ok(()) } else { self.store_closed(&file.inode).await }
     }
 
     /// Whether closing `file` brings nothing to the store: it was only read, and is not new.
@@ -162,14 +162,17 @@ impl<S: Store> Core<S> {
     /// FUSE_FSYNC.
     pub(super) async fn fsync(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
-        self.upload(&file.inode).await
+        self.upload(&file.inode).await?;
+        let mut state = file.inode.state();
+        state.stored_late();
+        state.unreported.take().map_or(Ok(()), Err)
     }
 
     /// FUSE_RELEASE.
     pub(super) async fn release(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
         self.handles.close_file(handle);
-        let result = if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await };
+        let result = if Self::stores_nothing(&file) { Ok(()) } else { self.store_closed(&file.inode).await };
         self.closed(&file);
         self.give_up_refused(&file.inode);
         result

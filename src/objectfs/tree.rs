@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::attributes::Birth;
+use super::due::DueList;
 use super::inode::Inode;
 use super::listings::Listings;
-use super::save::Pending;
 use crate::cache::ContentId;
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::path::{NAME_MAX, PATH_MAX};
@@ -58,7 +58,7 @@ pub struct Tree {
     start_ns: i64,
     limit: usize,
     /// Where directories are noted whose changed times the store is to keep.
-    pending: Arc<Pending>,
+    pending: Arc<DueList>,
     /// What listings told, which changes of names outdate.
     listings: Arc<Listings>,
 }
@@ -72,7 +72,7 @@ impl Tree {
             next_content: 1,
             start_ns,
             limit,
-            pending: Arc::default(),
+            pending: Arc::new(super::save::list()),
             listings: Arc::default(),
         };
         // It has no object that could keep attributes: those that are set last as long as this.
@@ -85,7 +85,7 @@ impl Tree {
     }
 
     /// The inodes whose changed attributes wait to be stored.
-    pub fn pending(&self) -> Arc<Pending> {
+    pub fn pending(&self) -> Arc<DueList> {
         Arc::clone(&self.pending)
     }
 

@@ -29,6 +29,7 @@ fn config() -> Config {
         xattr: true,
         on_conflict: OnConflict::Fail,
         capacity: 1 << 50,
+        writeback_delay: Duration::ZERO,
         inodes_max: 10_000,
         handles_max: 1_000,
     }

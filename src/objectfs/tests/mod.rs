@@ -7,6 +7,7 @@ mod copies;
 mod deletions;
 mod model;
 mod requests;
+mod writeback;
 
 use std::sync::{Arc, Mutex};
 
@@ -57,6 +58,7 @@ impl Fs {
             xattr: false,
             on_conflict: OnConflict::Fail,
             capacity: 1 << 50,
+            writeback_delay: Duration::ZERO,
             inodes_max: 10_000,
             handles_max: 1_000,
         };
