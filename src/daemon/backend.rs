@@ -126,6 +126,7 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
         flush_timeout: share.flush_timeout,
         posix_metadata: share.posix_metadata,
         readonly: share.readonly,
+        disk: None,
     };
     Ok(broker::run(backend, pool, socket, options, || held.release(), move || child.wait()))
 }

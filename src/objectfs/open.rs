@@ -60,6 +60,8 @@ impl<S: Store> Core<S> {
         }
         let whole = base.filter(|base| {
             let small = (1..=SMALL).contains(&base.version.size) && base.version.etag.is_some();
+            // Then reading proves nothing.
+            let small = small && !self.capabilities.cached_here;
             small && access(flags) == (true, false) && flags as i32 & libc::O_TRUNC == 0
         });
         if let Some(base) = whole
