@@ -39,6 +39,7 @@ impl Fs {
         let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), 3);
         let mut config = Config {
             cache: CachePolicy::Never,
+            expiration: None,
             readdirplus: true,
             writeback: false,
             allow_mmap: false,
