@@ -4,8 +4,9 @@
 
 use std::any::TypeId;
 use std::error::Error;
+use std::sync::LazyLock;
 
-use clap::{Arg, ArgAction, Command, CommandFactory, Parser};
+use clap::{Arg, ArgAction, CommandFactory, Parser};
 
 use super::options::Options;
 
@@ -55,14 +56,17 @@ pub const WITHOUT_KEY: [(&str, &str); 7] = [
 ];
 
 /// All flags that a file can set.
-pub fn all() -> Vec<Flag> {
-    let command = Options::command();
-    let flags = command.get_arguments().filter_map(|arg| {
-        let name = arg.get_long()?;
-        let settable = WITHOUT_KEY.iter().all(|(without, _)| *without != name);
-        settable.then(|| Flag { name: name.to_owned(), kind: kind(arg) })
+pub fn all() -> &'static [Flag] {
+    static ALL: LazyLock<Vec<Flag>> = LazyLock::new(|| {
+        let command = Options::command();
+        let flags = command.get_arguments().filter_map(|arg| {
+            let name = arg.get_long()?;
+            let settable = WITHOUT_KEY.iter().all(|(without, _)| *without != name);
+            settable.then(|| Flag { name: name.to_owned(), kind: kind(arg) })
+        });
+        flags.collect()
     });
-    flags.collect()
+    &ALL
 }
 
 fn kind(arg: &Arg) -> Kind {
@@ -72,7 +76,8 @@ fn kind(arg: &Arg) -> Kind {
         _ => {}
     }
     let integers = [TypeId::of::<i32>(), TypeId::of::<u16>(), TypeId::of::<u32>(), TypeId::of::<u64>()];
-    let is_integer = integers.into_iter().chain([TypeId::of::<usize>()]).any(|id| arg.get_value_parser().type_id() == id);
+    let is_integer =
+        integers.into_iter().chain([TypeId::of::<usize>()]).any(|id| arg.get_value_parser().type_id() == id);
     let placeholder = arg.get_value_names().and_then(|names| names.first()).map(|name| name.as_str());
     match placeholder {
         Some("BYTES") => Kind::Size,
@@ -99,23 +104,27 @@ pub fn check(name: &str, value: &str) -> Result<(), String> {
 }
 
 /// The flag that says the contrary of `name`, if there is one.
-pub fn opposite(name: &str) -> Option<String> {
-    let other = name.strip_prefix("no-").map_or_else(|| format!("no-{name}"), str::to_owned);
-    find(&Options::command(), &other).map(|_| other)
+pub fn opposite(name: &str) -> Option<&'static str> {
+    let contrary = |other: &str| match other.strip_prefix("no-") {
+        Some(rest) => rest == name,
+        None => name.strip_prefix("no-") == Some(other),
+    };
+    all().iter().map(|flag| flag.name.as_str()).find(|other| contrary(other))
 }
 
 /// Whether `one` and `other` cannot both hold.
 pub fn exclude_each_other(one: &str, other: &str) -> bool {
-    let command = Options::command();
-    let forbids = |one: &str, other: &str| {
-        find(&command, one)
-            .is_some_and(|arg| command.get_arg_conflicts_with(arg).iter().any(|arg| arg.get_long() == Some(other)))
-    };
-    forbids(one, other) || forbids(other, one) || opposite(one).is_some_and(|contrary| contrary == other)
-}
-
-fn find<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
-    command.get_arguments().find(|arg| arg.get_long() == Some(name))
+    static PAIRS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
+        let command = Options::command();
+        let name = |arg: &Arg| arg.get_long().map(str::to_owned);
+        let pairs = command.get_arguments().flat_map(|arg| {
+            let others = command.get_arg_conflicts_with(arg).into_iter();
+            others.filter_map(move |other| Some((name(arg)?, name(other)?)))
+        });
+        pairs.collect()
+    });
+    let forbidden = |a: &str, b: &str| PAIRS.iter().any(|(x, y)| x == a && y == b);
+    forbidden(one, other) || forbidden(other, one) || opposite(one) == Some(other)
 }
 
 #[cfg(test)]
@@ -126,7 +135,7 @@ mod tests {
     fn every_argument_has_a_key_or_a_reason() {
         let mut command = Options::command();
         command.build();
-        let keys: Vec<String> = all().into_iter().map(|flag| flag.name).collect();
+        let keys: Vec<String> = all().iter().map(|flag| flag.name.clone()).collect();
         for arg in command.get_arguments() {
             match arg.get_long() {
                 Some(name) => {
@@ -137,13 +146,13 @@ mod tests {
             }
         }
         for (name, _) in WITHOUT_KEY {
-            assert!(find(&command, name).is_some(), "--{name}");
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(name)), "--{name}");
         }
     }
 
     #[test]
     fn kinds_are_those_of_the_values() {
-        let kind = |name: &str| all().into_iter().find(|flag| flag.name == name).unwrap().kind;
+        let kind = |name: &str| all().iter().find(|flag| flag.name == name).unwrap().kind;
         for (name, expected) in [
             ("readonly", Kind::Switch),
             ("thread-pool-size", Kind::Number),

@@ -66,7 +66,8 @@ impl Given {
 
     /// The directory to share, whether a flag or a list names it.
     pub fn shared_dir(&self) -> Option<String> {
-        let of_list = elements(&self.options).filter_map(legacy::flag_of).filter(|(flag, _)| *flag == "shared-dir").last();
+        let of_list =
+            elements(&self.options).filter_map(legacy::flag_of).filter(|(flag, _)| *flag == "shared-dir").last();
         of_list.map(|(_, dir)| dir).or_else(|| self.options.shared_dir.clone())
     }
 
@@ -77,12 +78,14 @@ impl Given {
     pub fn complete(self, presets: &[Preset], backend: Option<String>) -> Result<Line, clap::Error> {
         let Given { args, options, matches, names } = self;
         let with_store = options.backend.is_some() || backend.is_some();
-        let added: Vec<OsString> = presets.iter().filter(|preset| yields(preset, &names, with_store)).flat_map(arguments).collect();
+        let added: Vec<OsString> =
+            presets.iter().filter(|preset| yields(preset, &names, with_store)).flat_map(arguments).collect();
         let Reading { mut options, matches } = if added.is_empty() {
             Reading { options, matches }
         } else {
             let rest = args.len().min(1);
-            let args: Vec<OsString> = args[..rest].iter().cloned().chain(added).chain(args[rest..].iter().cloned()).collect();
+            let args: Vec<OsString> =
+                args[..rest].iter().cloned().chain(added).chain(args[rest..].iter().cloned()).collect();
             usage::read(&args)?
         };
         options.backend = options.backend.or(backend);
@@ -107,7 +110,7 @@ fn arguments(preset: &Preset) -> Vec<OsString> {
         return preset.values.iter().map(|value| format!("--{name}={value}").into()).collect();
     }
     let on = preset.values.iter().all(|value| value == "true");
-    let flag = if on { Some(name.clone()) } else { flags::opposite(name) };
+    let flag = if on { Some(name.as_str()) } else { flags::opposite(name) };
     flag.map(|flag| format!("--{flag}").into()).into_iter().collect()
 }
 
@@ -145,7 +148,7 @@ fn texts(options: &Options, matches: &ArgMatches) -> BTreeMap<String, Vec<String
     for flag in flags::all() {
         let arg = command.get_arguments().find(|arg| arg.get_long() == Some(&flag.name));
         let Some(raw) = arg.and_then(|arg| matches.get_raw(arg.get_id().as_str())) else { continue };
-        texts.insert(flag.name, raw.map(|value| value.to_string_lossy().into_owned()).collect());
+        texts.insert(flag.name.clone(), raw.map(|value| value.to_string_lossy().into_owned()).collect());
     }
     let mut set = |name: &str, value: Option<&String>| {
         if let Some(value) = value {
@@ -200,7 +203,8 @@ mod tests {
         assert_eq!(of_line.texts["translate-uid"], ["map:9:9:1"]);
         assert_eq!(of_line.texts["socket-path"], ["sock"]);
         assert_eq!(of_line.options.backend.as_deref(), Some("memory:///x"));
-        let of_list = line("--socket s -o cache=none,source=d,no_xattr -d", &[preset("xattr", &["true"])], None).unwrap();
+        let of_list =
+            line("--socket s -o cache=none,source=d,no_xattr -d", &[preset("xattr", &["true"])], None).unwrap();
         assert_eq!((of_list.texts["cache"][0].as_str(), of_list.texts["log-level"][0].as_str()), ("never", "debug"));
         assert_eq!((of_list.texts["shared-dir"][0].as_str(), of_list.texts["socket-path"][0].as_str()), ("d", "s"));
         assert!(!of_list.options.xattr && of_list.options.socket_path.is_none());

@@ -338,16 +338,8 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 }
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [&str; 8] = [
-    "--posix-metadata",
-    "--uid",
-    "--gid",
-    "--file-mode",
-    "--dir-mode",
-    "--umask",
-    "--capacity",
-    "--on-conflict",
-];
+pub(super) const ABOUT_STORES: [&str; 8] =
+    ["--posix-metadata", "--uid", "--gid", "--file-mode", "--dir-mode", "--umask", "--capacity", "--on-conflict"];
 
 /// What contradicts itself in the flags of a directory.
 fn contradictions(options: &Options) -> Vec<PlanError> {

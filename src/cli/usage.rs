@@ -117,7 +117,8 @@ mod tests {
 
     fn parse(line: &str) -> Result<Options, String> {
         let args: Vec<OsString> = std::iter::once("ovfs").chain(line.split_whitespace()).map(OsString::from).collect();
-        let options = read(&args).map(|reading| reading.options).and_then(|options| require(&options).map(|()| options));
+        let options =
+            read(&args).map(|reading| reading.options).and_then(|options| require(&options).map(|()| options));
         options.map_err(|error| error.to_string())
     }
 

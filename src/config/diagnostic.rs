@@ -96,7 +96,8 @@ mod tests {
     #[test]
     fn diagnostic_is_one_line() {
         let place = Place { file: "a\nb".into(), line: Some(3) };
-        let diagnostic = Diagnostic::new(place, "options.ca\u{1b}che", "unknown key").or_rather("cahce", ["cache", "uid"]);
+        let diagnostic =
+            Diagnostic::new(place, "options.ca\u{1b}che", "unknown key").or_rather("cahce", ["cache", "uid"]);
         assert_eq!(diagnostic.to_string(), "a b:3: options.ca che: unknown key; did you mean `cache`?");
         assert_eq!(Diagnostic::new(Place::of_file(Path::new("f")), "", "no").to_string(), "f: no");
     }

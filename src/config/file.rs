@@ -105,7 +105,8 @@ impl<'a> Section<'a> {
                 Some(tables.iter().map(|table| section(table, table.span())).collect::<Vec<_>>())
             }
             (item, true) => item.as_array().and_then(|array| {
-                let tables = array.iter().map(|value| value.as_inline_table().map(|table| section(table, table.span())));
+                let tables =
+                    array.iter().map(|value| value.as_inline_table().map(|table| section(table, table.span())));
                 tables.collect()
             }),
             (item, false) => item.as_table_like().map(|table| vec![section(table, item.span())]),

@@ -62,13 +62,13 @@ impl Layer {
         for (name, item) in root.items() {
             let one = || root.below(name, item, false).map(|sections| sections.into_iter().next());
             match name {
-                "socket_settings" => one()?.map_or(Ok(()), |section| layer.socket(&section, &flags))?,
+                "socket_settings" => one()?.map_or(Ok(()), |section| layer.socket(&section, flags))?,
                 "cache_settings" => {}
                 "storage_settings" => one()?.map_or(Ok(()), |section| layer.storage(&section))?,
-                "options" => one()?.map_or(Ok(()), |section| layer.options(&section, &flags))?,
-                "shares" => root.below(name, item, true)?.iter().try_for_each(|section| layer.share(section, &flags))?,
-                "mounts" => root.below(name, item, true)?.iter().try_for_each(|section| layer.mount(section, &flags))?,
-                _ => return Err(unknown_section(&root, name, &flags)),
+                "options" => one()?.map_or(Ok(()), |section| layer.options(&section, flags))?,
+                "shares" => root.below(name, item, true)?.iter().try_for_each(|section| layer.share(section, flags))?,
+                "mounts" => root.below(name, item, true)?.iter().try_for_each(|section| layer.mount(section, flags))?,
+                _ => return Err(unknown_section(&root, name, flags)),
             }
         }
         // Last, because it depends on what [options] says of the cache.
@@ -184,11 +184,20 @@ impl Layer {
         self.take_store(section, "type", store, &[])
     }
 
-    fn take_store(&mut self, section: &Section<'_>, key: &str, store: Described, keys: &[String]) -> Result<(), Diagnostic> {
+    fn take_store(
+        &mut self,
+        section: &Section<'_>,
+        key: &str,
+        store: Described,
+        keys: &[String],
+    ) -> Result<(), Diagnostic> {
         store.check(keys)?;
         let root = self.mounts.iter().any(|mount| mount.path == "/");
         if self.store.is_some() || root {
-            return Err(section.error(key, "the store is described twice: one of [storage_settings], backend and the mount \"/\" is enough"));
+            return Err(section.error(
+                key,
+                "the store is described twice: one of [storage_settings], backend and the mount \"/\" is enough",
+            ));
         }
         self.store = Some(store);
         Ok(())
@@ -231,7 +240,10 @@ impl Layer {
             return Err(section.error("path", format!("'{path}' is described twice, first at {}", known.place)));
         }
         if path == "/" && self.store.is_some() {
-            return Err(section.error("path", "the store is described twice: one of [storage_settings], backend and the mount \"/\" is enough"));
+            return Err(section.error(
+                "path",
+                "the store is described twice: one of [storage_settings], backend and the mount \"/\" is enough",
+            ));
         }
         self.mounts.push(MountEntry { path, place: section.place("path"), options, store });
         Ok(())
@@ -265,7 +277,8 @@ fn entry(section: &Section<'_>, allowed: &[Flag], own: &str) -> Result<(Options,
             return Ok(true);
         }
         if key == "cache_expiration_time" {
-            let duration = value::text(item).and_then(value::duration_of).map_err(|problem| section.error(key, problem))?;
+            let duration =
+                value::text(item).and_then(value::duration_of).map_err(|problem| section.error(key, problem))?;
             time = Some(duration);
             return Ok(true);
         }

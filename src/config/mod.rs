@@ -127,7 +127,10 @@ pub struct Settings {
 impl Settings {
     /// The options, for the command line.
     pub fn presets(&self) -> Vec<Preset> {
-        self.options.iter().map(|setting| Preset { name: setting.name.clone(), values: setting.values.clone() }).collect()
+        self.options
+            .iter()
+            .map(|setting| Preset { name: setting.name.clone(), values: setting.values.clone() })
+            .collect()
     }
 }
 
@@ -147,16 +150,11 @@ impl Sources {
         };
         let main = dir.join("ovfs.toml");
         let mut of_dir = parts(&dir.join("conf.d"))?;
-        if main.symlink_metadata().map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |_| true) && exists(dir) {
+        if main.symlink_metadata().map_or_else(|error| !is_absence(&error), |_| true) {
             of_dir.insert(0, main);
         }
         Ok(Files { of_dir, single: self.config_file.clone() })
     }
-}
-
-/// Whether a directory is there; one that cannot be looked at is.
-fn exists(dir: &Path) -> bool {
-    dir.metadata().map_or_else(|error| !is_absence(&error), |metadata| metadata.is_dir())
 }
 
 fn is_absence(error: &io::Error) -> bool {
@@ -212,20 +210,19 @@ pub fn load(sources: &Sources) -> Result<Settings, Diagnostic> {
     let file = files.single.as_deref().map(Layer::read).transpose()?.unwrap_or_default();
     let chosen = choose(sources, &mut dir, file)?;
     let Layer { files, mut options, exposed, .. } = dir;
-    let all_flags = flags::all();
     let (mut store, mut share) = (None, None);
     let mut mounts = Vec::new();
     match chosen {
         Chosen::Nothing => {}
         Chosen::Share(entry) => {
-            store = Some(entry.store.resolve(&schema::share_keys(&all_flags))?);
+            store = Some(entry.store.resolve(&schema::share_keys(flags::all()))?);
             layer::cover(&mut options, entry.options);
             share = Some(Share { shared_dir: entry.shared_dir, place: entry.place });
         }
         Chosen::Stores(root, entries) => {
             store = root.map(|root| root.resolve(&[])).transpose()?;
             for MountEntry { path, place, options: own, store: described } in entries {
-                let resolved = described.resolve(&schema::mount_keys(&all_flags))?;
+                let resolved = described.resolve(&schema::mount_keys(flags::all()))?;
                 if path == "/" {
                     layer::cover(&mut options, own);
                     store = Some(resolved);
@@ -251,7 +248,7 @@ enum Chosen {
 fn choose(sources: &Sources, dir: &mut Layer, mut file: Layer) -> Result<Chosen, Diagnostic> {
     let option = |layer: &Layer| layer.options.get("shared-dir").map(|setting| PathBuf::from(setting.values.concat()));
     let shared_dir = sources.shared_dir.clone().or_else(|| option(&file)).or_else(|| option(dir));
-    let mut take = |layer: &mut Layer| {
+    let take = |layer: &mut Layer| {
         let at = shared_dir.as_deref().and_then(|shared_dir| find(&layer.shares, shared_dir))?;
         Some(layer.shares.swap_remove(at))
     };

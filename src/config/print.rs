@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use super::{Mount, Setting, Settings, schema, value};
-use crate::cli::flags::{self, Flag, Kind};
 use crate::cli::Line;
+use crate::cli::flags::{self, Flag, Kind};
 
 /// What holds for a store where nothing is said, of flags whose default clap does not know because it must be seen whether
 /// they were given.
@@ -33,7 +33,7 @@ pub fn print(mut out: impl Write, line: &Line, settings: &Settings) -> io::Resul
         writeln!(out, "# the store of {} from {}", show_path(&share.shared_dir), share.place)?;
     }
     let flags = flags::all();
-    socket(&mut out, line, &flags)?;
+    socket(&mut out, line, flags)?;
     cache(&mut out, line)?;
     let in_file = settings.store.as_ref().filter(|store| line.options.backend.as_ref() == Some(&store.visible));
     if let Some(store) = in_file.filter(|store| !store.shown.is_empty()) {
@@ -53,7 +53,7 @@ pub fn print(mut out: impl Write, line: &Line, settings: &Settings) -> io::Resul
             writeln!(out, "{} = {}", flag.key(), of_flag(flag, &texts))?;
         }
     }
-    settings.mounts.iter().try_for_each(|one| mount(&mut out, one, &flags))?;
+    settings.mounts.iter().try_for_each(|one| mount(&mut out, one, flags))?;
     out.flush()
 }
 

@@ -3,7 +3,8 @@
 use crate::cli::flags::Flag;
 
 /// All sections.
-pub const SECTIONS: [&str; 6] = ["socket_settings", "cache_settings", "storage_settings", "options", "mounts", "shares"];
+pub const SECTIONS: [&str; 6] =
+    ["socket_settings", "cache_settings", "storage_settings", "options", "mounts", "shares"];
 
 /// `[cache_settings]`.
 pub const CACHE_KEYS: [&str; 4] =

@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::diagnostic::{Diagnostic, Place};
 use crate::broker::{Backend, BackendError};
-use crate::process::secrets::{SecretUrl, is_secret, visible};
+use crate::process::secrets::{SecretUrl, has_secrets, is_secret, visible};
 
 /// Longest secret in a file of its own: a service account's key is some kilobytes.
 const SECRET_MAX: u64 = 64 << 10;
 
 /// What a value of a URL's query may contain as it is.
-const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
+const IN_QUERY: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
 
 /// Stands for values that are not looked up. Of all services' keys, those that check their values take some such word.
 const UNKNOWN: &str = "unknown";
@@ -101,7 +102,7 @@ impl Described {
     /// Whether a secret stands in the file itself.
     pub fn has_plain_secret(&self) -> bool {
         match &self.what {
-            What::Url { url, .. } => visible(url) != *url,
+            What::Url { url, .. } => has_secrets(url),
             What::Service { keys, .. } => {
                 keys.iter().any(|key| is_secret(&key.name) && matches!(key.source, Source::Plain(_)))
             }
@@ -177,7 +178,10 @@ impl Described {
         match error {
             BackendError::UnknownScheme { nearest, .. } => {
                 let built = text.rfind(" (built in: ").map_or("", |at| &text[at..]);
-                Diagnostic { nearest: nearest.map(str::to_owned), ..of_type(format!("unknown service '{name}'{built}")) }
+                Diagnostic {
+                    nearest: nearest.map(str::to_owned),
+                    ..of_type(format!("unknown service '{name}'{built}"))
+                }
             }
             BackendError::NotAUrl => of_type(format!("'{name}' is no name of a service")),
             BackendError::UnknownKey { scheme, key, nearest } => {

@@ -114,7 +114,9 @@ mod tests {
 
     #[test]
     fn durations_have_units() {
-        for (text, ms) in [("500ms", 500), ("60s", 60_000), ("1m", 60_000), ("1h", 3_600_000), ("2d", 172_800_000), ("0s", 0)] {
+        for (text, ms) in
+            [("500ms", 500), ("60s", 60_000), ("1m", 60_000), ("1h", 3_600_000), ("2d", 172_800_000), ("0s", 0)]
+        {
             assert_eq!(duration_of(text), Ok(Duration::from_millis(ms)), "{text}");
             assert_eq!(duration_of(&show_duration(Duration::from_millis(ms))), Ok(Duration::from_millis(ms)), "{text}");
         }

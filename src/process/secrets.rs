@@ -173,6 +173,11 @@ pub fn visible(url: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// Whether there are secrets in `url`.
+pub fn has_secrets(url: &str) -> bool {
+    !secret_ranges(url.as_bytes()).is_empty()
+}
+
 /// Whether the value of a store's key of this name is to be hidden. Goes by the sound, so that a key which nobody thought
 /// of is hidden too.
 pub fn is_secret(name: &str) -> bool {
