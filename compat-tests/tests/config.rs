@@ -83,7 +83,7 @@ fn oldest_schema_alone_serves_a_guest_from_s3() {
     drop(guest);
     let finished = daemon.finish();
     assert_eq!(finished.exit, Exit::Code(0), "{}", finished.stderr);
-    assert!(!finished.stderr.contains("WARN") && !finished.stderr.contains(SECRET_KEY), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("WARN  ovfs]") && !finished.stderr.contains(SECRET_KEY), "{}", finished.stderr);
 }
 
 #[test]
@@ -167,6 +167,8 @@ fn secrets_are_masked_wherever_something_is_shown() {
     write(&file, &format!("[options]\nbackend = \"webdav://h?token={CANARY}\""));
     let finished = ovfs().arg("--print-config").arg("--config-file").arg(&file).run();
     assert_eq!(printed(&finished, "backend"), Some("\"webdav://h?token=xxxxxxxxxx\""));
+    let finished = ovfs().arg("--print-config").arg(format!("--backend=webdav://h?token={CANARY}")).run();
+    assert_eq!(printed(&finished, "backend"), Some("\"webdav://h?token=xxxxxxxxxx\""));
     for bad in [text(CANARY, "env:NOT_THERE"), format!("{}\n{CANARY}x", text(CANARY, "y")), text(CANARY, "y\\u0007")] {
         write(&file, &bad);
         let finished = ovfs().arg("--config-file").arg(&file).run();
@@ -242,7 +244,7 @@ fn shared_directory_with_an_entry_is_its_store() {
         drop(guest);
         let finished = daemon.finish();
         let entry = format!(
-            "{}: the [[shares]] entry at {}:9 applies",
+            "{}: the [[shares]] entry at {}:10 applies",
             scratch.join("sh").display(),
             dir.join("conf.d/shares.toml").display()
         );
@@ -279,7 +281,7 @@ fn shared_directory_without_an_entry_is_passed_through() {
     assert_eq!(guest.read_file("g").expect("read"), b"of the host");
     drop(guest);
     let finished = daemon.finish();
-    assert!(!finished.stderr.contains("[[shares]]") && !finished.stderr.contains("WARN"), "{}", finished.stderr);
+    assert!(!finished.stderr.contains("[[shares]]") && !finished.stderr.contains("WARN  ovfs]"), "{}", finished.stderr);
 }
 
 #[test]
@@ -304,13 +306,13 @@ fn secrets_come_from_environment_file_or_credential() {
         assert_eq!(guest.read_file("f").expect("read"), b"signed", "{source}");
         drop(guest);
         let stderr = daemon.finish().stderr;
-        assert!(!stderr.contains(SECRET_KEY) && !stderr.contains("WARN"), "{stderr}");
+        assert!(!stderr.contains(SECRET_KEY) && !stderr.contains("WARN  ovfs]"), "{stderr}");
     }
     let finished = ovfs().arg("--config-file").arg(&file).env("THE_KEY", ACCESS_KEY).run();
     assert_eq!(finished.exit, Exit::Code(2));
     let said =
         "storage_settings.secret_access_key: there are no credentials: systemd has not set CREDENTIALS_DIRECTORY";
-    assert_eq!(finished.stderr, format!("{}:16: {said}\n", file.display()));
+    assert_eq!(finished.stderr, format!("{}:17: {said}\n", file.display()));
 }
 
 #[test]
@@ -323,7 +325,7 @@ fn file_of_secrets_that_everybody_can_read_is_one_warning() {
     let mut daemon = ovfs().arg("--config-file").arg(&file).start();
     drop(guest(&mut daemon, &socket));
     let stderr = daemon.finish().stderr;
-    let warnings: Vec<&str> = stderr.lines().filter(|line| line.contains("WARN")).collect();
+    let warnings: Vec<&str> = stderr.lines().filter(|line| line.contains("WARN  ovfs]")).collect();
     let said = format!("{}: everybody on this host can read the secrets in it", file.display());
     assert!(matches!(warnings[..], [line] if line.ends_with(&said)), "{stderr}");
 }

@@ -18,18 +18,23 @@ pub(super) enum ConfigurationError {
     Process(String),
 }
 
-/// What files say beside the command line. Call it while there is one thread.
-pub(super) fn read(given: &Given) -> Result<Settings, ConfigurationError> {
+/// The files that this command line is about.
+fn sources(given: &Given) -> Sources {
     let options = given.options();
-    if options.print_capabilities {
-        return Ok(Settings::default());
-    }
-    let sources = Sources {
+    Sources {
         config_file: options.config_file.as_ref().map(PathBuf::from),
         config_dir: options.config_dir.as_ref().map(PathBuf::from),
         shared_dir: given.shared_dir().map(PathBuf::from),
         has_backend: given.says("backend"),
-    };
+    }
+}
+
+/// What files say beside the command line. Call it while there is one thread.
+pub(super) fn read(given: &Given) -> Result<Settings, ConfigurationError> {
+    if given.options().print_capabilities {
+        return Ok(Settings::default());
+    }
+    let sources = sources(given);
     if sources.files()?.is_empty() {
         return Ok(Settings::default());
     }
