@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use ovfs_compat_tests::daemon::patience;
@@ -251,6 +252,62 @@ fn shared_directory_with_an_entry_is_its_store() {
         let taken: Vec<&str> = finished.stderr.lines().filter(|line| line.contains("[[shares]]")).collect();
         assert!(matches!(taken[..], [line] if line.contains("INFO") && line.contains(&entry)), "{}", finished.stderr);
     }
+}
+
+#[test]
+fn entry_applies_to_what_libvirt_passes() {
+    let (scratch, store) = (Scratch::new(), TestStore::start(Kind::Fs));
+    store.put("object", b"of the store");
+    let dir = with_share(&scratch, &store);
+    let socket = scratch.join("run/s");
+    let listener = UnixListener::bind(&socket).expect("listen");
+    let shared = format!("--shared-dir={}", scratch.join("sh").display());
+    let launch = ovfs().pass_fd(listener, 23).args(["--fd=23", &shared, "--cache", "always", "--xattr"]);
+    let mut daemon = launch.arg("--config-dir").arg(&dir).start();
+    let mut guest = guest(&mut daemon, &socket);
+    assert_eq!(guest.read_file("object").expect("read"), b"of the store");
+    drop(guest);
+    assert_eq!(daemon.finish().exit, Exit::Code(0));
+}
+
+#[test]
+fn directory_of_the_host_is_read_without_being_named() {
+    let scratch = Scratch::new();
+    let shared = scratch.join("sh").display().to_string();
+    write(&scratch.join("ovfs.toml"), &format!("[[shares]]\nshared_dir = \"{shared}\"\ntype = \"memory\"\nuid = 9\n"));
+    // In a mount namespace of its own, so that this host's stays as it is.
+    let script = "mkdir etc && cp -a /etc/passwd /etc/group etc && mkdir etc/ovfs && cp ovfs.toml etc/ovfs && \
+                  mount --bind etc /etc && exec \"$@\"";
+    let run = |args: &[&str]| {
+        let prefix = ["unshare", "--mount", "sh", "-c", script, "sh"];
+        let finished = ovfs().through(prefix).cwd(scratch.path()).arg("--print-config").args(args).run();
+        fs::remove_dir_all(scratch.join("etc")).expect("remove the copy");
+        finished
+    };
+    let finished = run(&["--shared-dir", &shared]);
+    assert_eq!((printed(&finished, "type"), printed(&finished, "uid")), (Some("\"memory\""), Some("9")));
+    assert!(finished.stdout.starts_with("# from /etc/ovfs/ovfs.toml\n"), "{}", finished.stdout);
+    assert_eq!(printed(&run(&["--shared-dir", "/"]), "type"), None);
+}
+
+#[test]
+fn directory_can_be_shared_by_a_file_alone() {
+    let scratch = Scratch::new();
+    let (file, socket) = (scratch.join("f.toml"), scratch.join("run/s"));
+    let text = format!(
+        "[socket_settings]\nsocket_path = \"{}\"\n[options]\nshared_dir = \"{}\"\nreadonly = true\nuid = 5\n\
+         [cache_settings]\ncache_expiration_time = \"1500ms\"\n",
+        socket.display(),
+        scratch.join("sh").display()
+    );
+    write(&file, &text);
+    let mut daemon = ovfs().arg("--config-file").arg(&file).start();
+    let mut guest = guest(&mut daemon, &socket);
+    assert_eq!(guest.read_file("f").expect("read"), b"hello\n");
+    assert!(guest.write_file("g", b"x").is_err(), "it is read-only");
+    assert_eq!(guest.lookup(ROOT, b"f").expect("lookup").entry_timeout_ns, 1_500_000_000);
+    drop(guest);
+    assert_eq!(daemon.finish().exit, Exit::Code(0));
 }
 
 #[test]

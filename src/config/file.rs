@@ -15,6 +15,11 @@ const SIZE_MAX: u64 = 1 << 20;
 /// Permission of everybody to read.
 const OTHERS_READ: u32 = 0o004;
 
+/// Whether everybody on this host can read an open file.
+pub(super) fn is_public(file: &fs::File) -> io::Result<bool> {
+    Ok(file.metadata()?.mode() & OTHERS_READ != 0)
+}
+
 /// A file of settings.
 pub(super) struct File {
     pub path: PathBuf,
@@ -29,7 +34,7 @@ impl File {
         let wrong = |problem: String| Diagnostic::new(Place::of_file(path), "", problem);
         let unreadable = |error: io::Error| wrong(format!("cannot be read: {error}"));
         let file = fs::File::open(path).map_err(unreadable)?;
-        let is_public = file.metadata().map_err(unreadable)?.mode() & OTHERS_READ != 0;
+        let is_public = is_public(&file).map_err(unreadable)?;
         let mut bytes = Vec::new();
         file.take(SIZE_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         if bytes.len() as u64 > SIZE_MAX {

@@ -148,7 +148,7 @@ impl Layer {
             let on = section.get(key).map(value::switch).transpose();
             on.map_err(|problem| section.error(key, problem))
         };
-        let time = section.get("cache_expiration_time").map(|item| value::text(item).and_then(value::duration_of));
+        let time = section.get("cache_expiration_time").map(value::duration);
         let time = time.transpose().map_err(|problem| section.error("cache_expiration_time", problem))?;
         let (enabled, expires) = (switch("enabled_cache")?, switch("enabled_cache_expiration")?);
         if let Some(on) = switch("enabled_cache_write_back")? {
@@ -277,8 +277,7 @@ fn entry(section: &Section<'_>, allowed: &[Flag], own: &str) -> Result<(Options,
             return Ok(true);
         }
         if key == "cache_expiration_time" {
-            let duration =
-                value::text(item).and_then(value::duration_of).map_err(|problem| section.error(key, problem))?;
+            let duration = value::duration(item).map_err(|problem| section.error(key, problem))?;
             time = Some(duration);
             return Ok(true);
         }

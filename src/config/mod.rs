@@ -209,20 +209,20 @@ pub fn load(sources: &Sources) -> Result<Settings, Diagnostic> {
     }
     let file = files.single.as_deref().map(Layer::read).transpose()?.unwrap_or_default();
     let chosen = choose(sources, &mut dir, file)?;
-    let Layer { files, mut options, exposed, .. } = dir;
+    let Layer { files, mut options, mut exposed, .. } = dir;
     let (mut store, mut share) = (None, None);
     let mut mounts = Vec::new();
     match chosen {
         Chosen::Nothing => {}
         Chosen::Share(entry) => {
-            store = Some(entry.store.resolve(&schema::share_keys(flags::all()))?);
+            store = Some(entry.store.resolve(&schema::share_keys(flags::all()), &mut exposed)?);
             layer::cover(&mut options, entry.options);
             share = Some(Share { shared_dir: entry.shared_dir, place: entry.place });
         }
         Chosen::Stores(root, entries) => {
-            store = root.map(|root| root.resolve(&[])).transpose()?;
+            store = root.map(|root| root.resolve(&[], &mut exposed)).transpose()?;
             for MountEntry { path, place, options: own, store: described } in entries {
-                let resolved = described.resolve(&schema::mount_keys(flags::all()))?;
+                let resolved = described.resolve(&schema::mount_keys(flags::all()), &mut exposed)?;
                 if path == "/" {
                     layer::cover(&mut options, own);
                     store = Some(resolved);

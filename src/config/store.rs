@@ -6,12 +6,13 @@
 use std::env;
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::{Diagnostic, Place};
+use super::file::is_public;
 use crate::broker::{Backend, BackendError};
 use crate::process::secrets::{SecretUrl, has_secrets, is_secret, visible};
 
@@ -129,8 +130,9 @@ impl Described {
         }
     }
 
-    /// Looks up the values that stand elsewhere, and refuses a store that could not be served.
-    pub fn resolve(self, options: &[String]) -> Result<Store, Diagnostic> {
+    /// Looks up the values that stand elsewhere, and refuses a store that could not be served. Adds to `exposed` the files
+    /// with secrets that everybody can read.
+    pub fn resolve(self, options: &[String], exposed: &mut Vec<PathBuf>) -> Result<Store, Diagnostic> {
         let mut shown = Vec::new();
         let url = match &self.what {
             What::Url { url, .. } => url.clone(),
@@ -138,7 +140,8 @@ impl Described {
                 shown.push(("type".to_owned(), name.clone()));
                 let mut pairs = Vec::new();
                 for key in keys {
-                    let value = key.source.look_up().map_err(|problem| self.error(key, problem))?;
+                    let (value, public) = key.source.look_up().map_err(|problem| self.error(key, problem))?;
+                    exposed.extend(public.filter(|_| is_secret(&key.name)));
                     pairs.push((key.name.as_str(), value));
                     shown.push((key.name.clone(), key.shown()));
                 }
@@ -218,10 +221,11 @@ impl Key {
 }
 
 impl Source {
-    fn look_up(&self) -> Result<String, String> {
+    /// The value, and the file that it stands in if everybody can read that.
+    fn look_up(&self) -> Result<(String, Option<PathBuf>), String> {
         match self {
-            Source::Plain(value) => Ok(value.clone()),
-            Source::Environment(name) => env::var(name).map_err(|error| match error {
+            Source::Plain(value) => Ok((value.clone(), None)),
+            Source::Environment(name) => env::var(name).map(|value| (value, None)).map_err(|error| match error {
                 env::VarError::NotPresent => format!("the environment variable '{name}' is not set"),
                 env::VarError::NotUnicode(_) => format!("the environment variable '{name}' is not UTF-8"),
             }),
@@ -241,18 +245,22 @@ impl Source {
     }
 }
 
-/// The text of a file, without the newline at its end.
-fn read(path: &Path) -> Result<String, String> {
+/// The text of a file, without the newline at its end, and the file's name if everybody can read it.
+fn read(path: &Path) -> Result<(String, Option<PathBuf>), String> {
     let mut text = String::new();
-    let file = fs::File::open(path).map(|file| file.take(SECRET_MAX + 1));
-    file.and_then(|mut file| file.read_to_string(&mut text)).map_err(|error| format!("{}: {error}", path.display()))?;
+    let read = fs::File::open(path).and_then(|file| {
+        let public = is_public(&file)?;
+        file.take(SECRET_MAX + 1).read_to_string(&mut text)?;
+        Ok(public.then(|| path.to_owned()))
+    });
+    let public = read.map_err(|error| format!("{}: {error}", path.display()))?;
     if text.len() as u64 > SECRET_MAX {
         return Err(format!("{}: it is larger than {} KiB", path.display(), SECRET_MAX >> 10));
     }
     if text.ends_with('\n') {
         text.pop();
     }
-    Ok(text)
+    Ok((text, public))
 }
 
 fn url<'a>(service: &str, pairs: impl IntoIterator<Item = (&'a str, String)>) -> String {

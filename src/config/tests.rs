@@ -130,6 +130,27 @@ fn cache_settings_are_policies() {
     }
 }
 
+proptest::proptest! {
+    /// A file with mistakes in it is read or refused, and what is said is one line without secrets.
+    #[test]
+    fn damaged_file_is_refused_in_one_line(
+        edits in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), "[^A-Za-z]?"), 1..4)
+    ) {
+        let mut text: Vec<char> = OLDEST.replace("<secret_access_key>", "CANARY").chars().collect();
+        for (at, by) in edits {
+            let at = at.index(text.len());
+            // The secret itself stays whole, so that it can be looked for.
+            if !text[at].is_ascii_uppercase() {
+                text.splice(at..=at, by.chars());
+            }
+        }
+        if let Err(said) = load_text(&text.into_iter().collect::<String>()) {
+            proptest::prop_assert!(said.starts_with("f.toml:"), "{said}");
+            proptest::prop_assert!(!said.contains('\n') && !said.contains("CANARY"), "{said}");
+        }
+    }
+}
+
 /// Each file, and what is said of it.
 const BAD: &[(&str, &str)] = &[
     (
@@ -167,7 +188,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "[cache_settings]\ncache_expiration_time = 60",
-        "f.toml:2: cache_settings.cache_expiration_time: expected a string, found an integer",
+        "f.toml:2: cache_settings.cache_expiration_time: expected a duration such as 60s, found an integer",
     ),
     (
         "[cache_settings]\nenabled_cache = false\n[options]\ncache = \"always\"",
@@ -488,6 +509,19 @@ fn file_with_secrets_for_everybody_is_remarked() {
         let files = Files::new(&[("f.toml", text)]);
         fs::set_permissions(files.path("f.toml"), fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(files.load().unwrap().exposed.len(), usize::from(exposed), "{text} {mode:o}");
+    }
+}
+
+#[test]
+fn file_of_one_secret_for_everybody_is_remarked_too() {
+    let files = Files::new(&[("secret", "x")]);
+    let secret = files.path("secret");
+    for (key, mode, exposed) in [("password", 0o640, false), ("password", 0o644, true), ("username", 0o644, false)] {
+        let store = format!("type = \"webdav\"\nendpoint = \"h\"\n{key} = \"file:{}\"", secret.display());
+        files.write("f.toml", &format!("[storage_settings]\n{store}"));
+        fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).unwrap();
+        let expected = if exposed { vec![secret.clone()] } else { Vec::new() };
+        assert_eq!(files.load().unwrap().exposed, expected, "{key} {mode:o}");
     }
 }
 

@@ -24,6 +24,11 @@ pub(super) fn duration_of(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| format!("'{text}' is longer than a year"))
 }
 
+/// An item that is a duration.
+pub(super) fn duration(item: &Item) -> Result<Duration, String> {
+    item.as_str().ok_or_else(|| wrong_type("a duration such as 60s", item)).and_then(duration_of)
+}
+
 /// A duration as [`duration_of`] reads it.
 pub(super) fn show_duration(duration: Duration) -> String {
     match (duration.as_secs(), duration.subsec_millis()) {
