@@ -131,12 +131,14 @@ fn what_is_printed_is_a_file_that_says_the_same() {
         "--killpriv-v2",
         "--modcaps=-mknod",
         "--file-mode=0600",
+        "--writeback-delay=500",
         "--backend=memory:///x",
         "-o",
         "no_readdirplus,loglevel=err",
     ];
     let printed_first = ovfs().arg("--print-config").args(args).run();
     assert_eq!(printed(&printed_first, "no_readdirplus"), Some("true"));
+    assert_eq!(printed(&printed_first, "enabled_cache_write_back"), Some("true"));
     assert_eq!(printed(&printed_first, "log_level"), Some("\"error\""));
     write(&first, &printed_first.stdout);
     let printed_again = ovfs().arg("--print-config").arg("--config-file").arg(&first).run();

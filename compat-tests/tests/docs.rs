@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 16] = [
+const OURS: [&str; 17] = [
     "--backend",
     "--cache-size",
     "--num-request-queues",
@@ -18,6 +18,7 @@ const OURS: [&str; 16] = [
     "--dir-mode",
     "--umask",
     "--capacity",
+    "--writeback-delay",
     "--on-conflict",
     "--config-file",
     "--config-dir",

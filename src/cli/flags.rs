@@ -19,6 +19,8 @@ pub enum Kind {
     Number,
     /// A number of seconds.
     Seconds,
+    /// A number of milliseconds.
+    Milliseconds,
     /// A number of bytes, with or without a suffix.
     Size,
     /// Anything else.
@@ -82,6 +84,7 @@ fn kind(arg: &Arg) -> Kind {
     match placeholder {
         Some("BYTES") => Kind::Size,
         Some("SECONDS") => Kind::Seconds,
+        Some("MILLISECONDS") => Kind::Milliseconds,
         // Octal numbers are texts in a file: 644 would be one number to the reader and another to TOML.
         Some("OCTAL") => Kind::Text,
         _ if is_integer => Kind::Number,
@@ -163,6 +166,7 @@ mod tests {
             ("cache-size", Kind::Size),
             ("capacity", Kind::Size),
             ("request-timeout", Kind::Seconds),
+            ("writeback-delay", Kind::Milliseconds),
             ("file-mode", Kind::Text),
             ("cache", Kind::Text),
             ("posix-acl", Kind::Text),

@@ -468,6 +468,14 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", value_parser = parse_capacity, help_heading = BACKEND)]
     pub capacity: Option<u64>,
 
+    /// Milliseconds after which a closed file is uploaded, in the background; 0: close(2) waits for the store [default: 0]
+    ///
+    /// A crash of this program loses what was closed but neither uploaded nor synced. fsync(2), syncfs(2) and a stop by SIGTERM
+    /// do not wait.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(..=3_600_000),
+        help_heading = BACKEND)]
+    pub writeback_delay: Option<u32>,
+
     /// What becomes of a file that was changed here and in the store at once (fail, overwrite, keep-both)
     /// [default: keep-both]
     ///
@@ -498,8 +506,4 @@ pub struct Options {
     /// How long names and attributes may be trusted under `CachePolicy::Auto`, if not one second. Has no flag.
     #[arg(skip)]
     pub cache_expiration: Option<Duration>,
-
-    /// close(2) need not wait for the store. Has no flag.
-    #[arg(skip)]
-    pub cache_write_back: bool,
 }

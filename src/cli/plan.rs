@@ -93,8 +93,6 @@ pub struct BackendShare {
     pub cache_policy: CachePolicy,
     /// How long names and attributes may be trusted under `Auto`, if not one second.
     pub cache_expiration: Option<Duration>,
-    /// close(2) need not wait for the store.
-    pub cache_write_back: bool,
     /// Shared memory maps under `Never` and `Metadata`.
     pub allow_mmap: bool,
     /// Offer READDIRPLUS.
@@ -121,6 +119,8 @@ pub struct BackendShare {
     pub translate_gid: Vec<IdMap>,
     /// What statfs(2) calls the size of the file system, in bytes.
     pub capacity: u64,
+    /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
+    pub writeback_delay: Duration,
     /// What becomes of files that others changed meanwhile.
     pub on_conflict: OnConflict,
     /// Refuse changes.
@@ -304,7 +304,6 @@ fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError
         cache_size: usize::try_from(options.cache_size).unwrap_or(usize::MAX),
         cache_policy: options.cache.clone(),
         cache_expiration: options.cache_expiration,
-        cache_write_back: options.cache_write_back,
         allow_mmap: options.allow_mmap,
         readdirplus: readdirplus(options),
         writeback: options.writeback,
@@ -318,6 +317,7 @@ fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError
         translate_uid: within_ids(options.translate_uid.clone()),
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
+        writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
         request_timeout: Duration::from_secs(options.request_timeout.into()),
@@ -338,8 +338,17 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 }
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [&str; 8] =
-    ["--posix-metadata", "--uid", "--gid", "--file-mode", "--dir-mode", "--umask", "--capacity", "--on-conflict"];
+pub(super) const ABOUT_STORES: [&str; 9] = [
+    "--posix-metadata",
+    "--uid",
+    "--gid",
+    "--file-mode",
+    "--dir-mode",
+    "--umask",
+    "--capacity",
+    "--writeback-delay",
+    "--on-conflict",
+];
 
 /// What contradicts itself in the flags of a directory.
 fn contradictions(options: &Options) -> Vec<PlanError> {
@@ -351,6 +360,7 @@ fn contradictions(options: &Options) -> Vec<PlanError> {
         options.dir_mode.is_some(),
         options.umask.is_some(),
         options.capacity.is_some(),
+        options.writeback_delay.is_some(),
         options.on_conflict.is_some(),
     ];
     let for_stores = given.into_iter().zip(ABOUT_STORES);
@@ -531,6 +541,7 @@ mod tests {
             "--dir-mode=755",
             "--umask=0",
             "--capacity=1P",
+            "--writeback-delay=1",
             "--on-conflict=fail",
         ] {
             let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();
@@ -555,6 +566,8 @@ mod tests {
             "--umask 7000",
             "--capacity 4095",
             "--capacity 1E",
+            "--writeback-delay 3600001",
+            "--writeback-delay 1s",
             "--on-conflict Fail",
         ] {
             let args = ["ovfs", "s", "fs:/x"].into_iter().chain(line.split_whitespace()).map(Into::into);

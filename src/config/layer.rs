@@ -11,11 +11,16 @@ use super::store::Described;
 use super::{Setting, schema, value};
 use crate::cli::flags::{self, Flag};
 
-/// What settings are kept under that no flag has.
+/// What a setting is kept under that no flag has.
 pub(super) const EXPIRATION: &str = "cache-expiration-time";
-pub(super) const WRITE_BACK: &str = "cache-write-back";
 
 const CACHE: &str = "cache";
+const WRITE_BACK: &str = "writeback-delay";
+
+/// For how long `enabled_cache_write_back` lets a closed file wait, in milliseconds.
+const WRITE_BACK_MS: &str = "1000";
+
+const TWICE: &str = "the store is described twice: one of [storage_settings], backend and the mount \"/\" is enough";
 
 /// Settings by the names of their flags.
 pub(super) type Options = BTreeMap<String, Setting>;
@@ -152,8 +157,7 @@ impl Layer {
         let time = time.transpose().map_err(|problem| section.error("cache_expiration_time", problem))?;
         let (enabled, expires) = (switch("enabled_cache")?, switch("enabled_cache_expiration")?);
         if let Some(on) = switch("enabled_cache_write_back")? {
-            let place = section.place("enabled_cache_write_back");
-            self.options.insert(WRITE_BACK.to_owned(), Setting::new(WRITE_BACK, on.to_string(), place));
+            self.write_back(section, on)?;
         }
         let (policy, key) = match (enabled, expires, time.is_some()) {
             (Some(false), ..) => ("never", "enabled_cache"),
@@ -179,6 +183,22 @@ impl Layer {
         Ok(())
     }
 
+    fn write_back(&mut self, section: &Section<'_>, on: bool) -> Result<(), Diagnostic> {
+        let key = "enabled_cache_write_back";
+        let said = self.options.get(WRITE_BACK).map(|setting| setting.values.concat());
+        match said.as_deref() {
+            Some(said) if on == (said == "0") => {
+                Err(section.error(key, format!("says {on}, but [options] says writeback_delay = {said}")))
+            }
+            Some(_) => Ok(()),
+            None => {
+                let delay = if on { WRITE_BACK_MS } else { "0" };
+                self.options.insert(WRITE_BACK.to_owned(), Setting::new(WRITE_BACK, delay, section.place(key)));
+                Ok(())
+            }
+        }
+    }
+
     fn storage(&mut self, section: &Section<'_>) -> Result<(), Diagnostic> {
         let store = describe(section, "type", |_, _| Ok(false))?;
         self.take_store(section, "type", store, &[])
@@ -194,10 +214,7 @@ impl Layer {
         store.check(keys)?;
         let root = self.mounts.iter().any(|mount| mount.path == "/");
         if self.store.is_some() || root {
-            return Err(section.error(
-                key,
-                "the store is described twice: one of [storage_settings], backend and the mount \"/\" is enough",
-            ));
+            return Err(section.error(key, TWICE));
         }
         self.store = Some(store);
         Ok(())
@@ -240,10 +257,7 @@ impl Layer {
             return Err(section.error("path", format!("'{path}' is described twice, first at {}", known.place)));
         }
         if path == "/" && self.store.is_some() {
-            return Err(section.error(
-                "path",
-                "the store is described twice: one of [storage_settings], backend and the mount \"/\" is enough",
-            ));
+            return Err(section.error("path", TWICE));
         }
         self.mounts.push(MountEntry { path, place: section.place("path"), options, store });
         Ok(())

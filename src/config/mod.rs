@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::{Preset, flags};
 pub use diagnostic::{Diagnostic, Place};
-use layer::{EXPIRATION, Layer, MountEntry, Options, ShareEntry, WRITE_BACK};
+use layer::{EXPIRATION, Layer, MountEntry, Options, ShareEntry};
 pub use print::print;
 use store::Described;
 pub use store::{MASK, Store};
@@ -72,15 +72,6 @@ impl Setting {
     }
 }
 
-/// How long names and attributes are trusted, and whether writing waits for the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Caching {
-    /// Validity under `cache = "auto"`, if not the built-in one.
-    pub expiration: Option<Duration>,
-    /// close(2) need not wait for the store.
-    pub write_back: bool,
-}
-
 /// A store below the root of the share.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mount {
@@ -90,8 +81,8 @@ pub struct Mount {
     pub place: Place,
     /// Its own options: those of [`schema::mount_keys`].
     pub options: Vec<Setting>,
-    /// How long its names and attributes are trusted.
-    pub caching: Caching,
+    /// How long its names and attributes are trusted under `cache = "auto"`, if not for the built-in time.
+    pub cache_expiration: Option<Duration>,
     /// The store.
     pub store: Store,
 }
@@ -112,8 +103,8 @@ pub struct Settings {
     pub files: Vec<PathBuf>,
     /// Options.
     pub options: Vec<Setting>,
-    /// What of the cache no option says.
-    pub caching: Caching,
+    /// How long names and attributes are trusted under `cache = "auto"`, if not for the built-in time.
+    pub cache_expiration: Option<Duration>,
     /// The store that is the root of the share; its options are among `options`.
     pub store: Option<Store>,
     /// The other stores.
@@ -228,13 +219,13 @@ pub fn load(sources: &Sources) -> Result<Settings, Diagnostic> {
                     store = Some(resolved);
                     continue;
                 }
-                let (options, caching) = split(own);
-                mounts.push(Mount { path, place, options, caching, store: resolved });
+                let (options, cache_expiration) = split(own);
+                mounts.push(Mount { path, place, options, cache_expiration, store: resolved });
             }
         }
     }
-    let (options, caching) = split(options);
-    Ok(Settings { files, options, caching, store, mounts, share, exposed })
+    let (options, cache_expiration) = split(options);
+    Ok(Settings { files, options, cache_expiration, store, mounts, share, exposed })
 }
 
 /// What of the files is to be served.
@@ -281,8 +272,7 @@ fn find(shares: &[ShareEntry], shared_dir: &Path) -> Option<usize> {
 }
 
 /// Takes what has no flag out of the settings.
-fn split(mut options: Options) -> (Vec<Setting>, Caching) {
+fn split(mut options: Options) -> (Vec<Setting>, Option<Duration>) {
     let expiration = options.remove(EXPIRATION).and_then(|setting| value::duration_of(&setting.values.concat()).ok());
-    let write_back = options.remove(WRITE_BACK).is_some_and(|setting| setting.is("true"));
-    (options.into_values().collect(), Caching { expiration, write_back })
+    (options.into_values().collect(), expiration)
 }

@@ -8,13 +8,14 @@ use crate::cli::flags::{self, Flag, Kind};
 
 /// What holds for a store where nothing is said, of flags whose default clap does not know because it must be seen whether
 /// they were given.
-const UNSAID: [(&str, &str); 7] = [
+const UNSAID: [(&str, &str); 8] = [
     ("uid", "0"),
     ("gid", "0"),
     ("file-mode", "0644"),
     ("dir-mode", "0755"),
     ("umask", "0"),
     ("capacity", "1P"),
+    ("writeback-delay", "0"),
     ("on-conflict", "keep-both"),
 ];
 
@@ -73,7 +74,8 @@ fn cache(out: &mut impl Write, line: &Line) -> io::Result<()> {
     let policy = line.texts.get("cache").map(|texts| texts.concat().to_ascii_lowercase()).unwrap_or_default();
     writeln!(out, "\n[cache_settings]")?;
     writeln!(out, "enabled_cache = {}", policy != "never")?;
-    writeln!(out, "enabled_cache_write_back = {}", line.options.cache_write_back)?;
+    let write_back = line.options.writeback_delay.is_some_and(|ms| ms != 0);
+    writeln!(out, "enabled_cache_write_back = {write_back}")?;
     match policy.as_str() {
         "always" => writeln!(out, "enabled_cache_expiration = false"),
         "auto" => {
@@ -94,7 +96,7 @@ fn mount(out: &mut impl Write, mount: &Mount, flags: &[Flag]) -> io::Result<()> 
             writeln!(out, "{} = {}", flag.key(), of_flag(flag, values))?;
         }
     }
-    let time = mount.caching.expiration.map(value::show_duration);
+    let time = mount.cache_expiration.map(value::show_duration);
     time.map_or(Ok(()), |time| writeln!(out, "cache_expiration_time = {}", string(&time)))
 }
 
@@ -105,7 +107,7 @@ fn of_flag(flag: &Flag, texts: &[String]) -> String {
         Kind::List => format!("[{}]", texts.iter().map(|text| string(text)).collect::<Vec<_>>().join(", ")),
         Kind::Switch => one.to_owned(),
         // Leading zeros and signs, which the command line takes, are none of TOML's.
-        Kind::Number | Kind::Seconds => match one.parse::<i64>() {
+        Kind::Number | Kind::Seconds | Kind::Milliseconds => match one.parse::<i64>() {
             Ok(number) => number.to_string(),
             Err(_) => string(one),
         },

@@ -18,7 +18,7 @@ const MOUNT_KEYS: [&str; 3] = ["path", "type", "cache_expiration_time"];
 const NOT_OF_SHARES: [&str; 5] = ["shared-dir", "backend", "socket-path", "socket-group", "fd"];
 
 /// Options that each mount can have its own of.
-const OF_MOUNTS: [&str; 10] = [
+const OF_MOUNTS: [&str; 11] = [
     "cache",
     "readonly",
     "uid",
@@ -28,6 +28,7 @@ const OF_MOUNTS: [&str; 10] = [
     "umask",
     "posix-metadata",
     "on-conflict",
+    "writeback-delay",
     "request-timeout",
 ];
 

@@ -86,8 +86,8 @@ fn oldest_schema_is_read() {
     let settings = load_text(OLDEST).unwrap();
     assert_eq!(option(&settings, "socket-path"), ["/tmp/vfsd.sock"]);
     assert_eq!(option(&settings, "cache"), ["auto"]);
-    let expected = Caching { expiration: Some(Duration::from_secs(60)), write_back: false };
-    assert_eq!((settings.caching, settings.options.len()), (expected, 2));
+    assert_eq!((settings.cache_expiration, settings.options.len()), (Some(Duration::from_secs(60)), 3));
+    assert_eq!(option(&settings, "writeback-delay"), ["0"]);
     assert_eq!(
         url(&settings),
         "s3://?bucket=%3Cbucket%3E&region=us-east-1&endpoint=https://s3.amazonaws.com\
@@ -104,29 +104,22 @@ fn oldest_schema_is_read() {
 #[test]
 fn cache_settings_are_policies() {
     let time = |seconds| Some(Duration::from_secs(seconds));
-    for (text, policy, expiration, write_back) in [
-        ("enabled_cache = false\ncache_expiration_time = \"9s\"", "never", None, false),
-        ("enabled_cache = true", "auto", None, false),
-        (
-            "enabled_cache = true\nenabled_cache_expiration = true\ncache_expiration_time = \"1m\"",
-            "auto",
-            time(60),
-            false,
-        ),
-        (
-            "enabled_cache = true\nenabled_cache_expiration = false\ncache_expiration_time = \"1m\"",
-            "always",
-            None,
-            false,
-        ),
-        ("cache_expiration_time = \"0s\"", "auto", time(0), false),
-        ("enabled_cache_write_back = true", "", None, true),
-        ("enabled_cache = true\n[options]\ncache = \"metadata\"", "metadata", None, false),
-        ("cache_expiration_time = \"3s\"\n[options]\ncache = \"AUTO\"", "auto", time(3), false),
+    for (text, policy, expiration, delay) in [
+        ("enabled_cache = false\ncache_expiration_time = \"9s\"", "never", None, ""),
+        ("enabled_cache = true", "auto", None, ""),
+        ("enabled_cache = true\nenabled_cache_expiration = true\ncache_expiration_time = \"1m\"", "auto", time(60), ""),
+        ("enabled_cache = true\nenabled_cache_expiration = false\ncache_expiration_time = \"1m\"", "always", None, ""),
+        ("cache_expiration_time = \"0s\"", "auto", time(0), ""),
+        ("enabled_cache_write_back = true", "", None, "1000"),
+        ("enabled_cache_write_back = true\n[options]\nwriteback_delay = \"5s\"", "", None, "5000"),
+        ("enabled_cache_write_back = false\n[options]\nwriteback_delay = 0", "", None, "0"),
+        ("enabled_cache = true\n[options]\ncache = \"metadata\"", "metadata", None, ""),
+        ("cache_expiration_time = \"3s\"\n[options]\ncache = \"AUTO\"", "auto", time(3), ""),
     ] {
         let settings = load_text(&format!("[cache_settings]\n{text}\n")).unwrap();
         assert_eq!(option(&settings, "cache").concat(), policy, "{text}");
-        assert_eq!(settings.caching, Caching { expiration, write_back }, "{text}");
+        assert_eq!(settings.cache_expiration, expiration, "{text}");
+        assert_eq!(option(&settings, "writeback-delay").concat(), delay, "{text}");
     }
 }
 
@@ -194,6 +187,11 @@ const BAD: &[(&str, &str)] = &[
         "[cache_settings]\nenabled_cache = false\n[options]\ncache = \"always\"",
         "f.toml:2: cache_settings.enabled_cache: means cache = \"never\", but [options] says \"always\"",
     ),
+    (
+        "[cache_settings]\nenabled_cache_write_back = false\n[options]\nwriteback_delay = \"2s\"",
+        "f.toml:2: cache_settings.enabled_cache_write_back: says false, but [options] says writeback_delay = 2000",
+    ),
+    ("[options]\nwriteback_delay = \"2h\"", "f.toml:2: options.writeback_delay: 7200000 is not in 0..=3600000"),
     ("[storage_settings]\nbucket = \"b\"", "f.toml:1: storage_settings.type: is missing"),
     ("[storage_settings]\ntype = 3", "f.toml:2: storage_settings.type: expected a string, found an integer"),
     ("[storage_settings]\ntype = \"a/b\"", "f.toml:2: storage_settings.type: 'a/b' is no name of a service"),
@@ -399,11 +397,11 @@ fn file_wins_over_directory_whose_last_file_wins_over_the_first() {
     ] {
         assert_eq!(option(&settings, name).concat(), expected, "{name}");
     }
-    assert_eq!(settings.caching.expiration, Some(Duration::from_secs(5)));
+    assert_eq!(settings.cache_expiration, Some(Duration::from_secs(5)));
     let names: Vec<&str> = settings.files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
     assert_eq!(names, ["ovfs.toml", "10.toml", "20.toml", "f.toml"]);
     files.write("f.toml", "[options]\ncache = \"never\"");
-    assert_eq!(files.load().unwrap().caching.expiration, None);
+    assert_eq!(files.load().unwrap().cache_expiration, None);
 }
 
 #[test]
@@ -530,7 +528,7 @@ fn settings_that_say_the_same_are_equal() {
     let first = load_text(OLDEST).unwrap();
     assert_eq!(load_text(&format!("# a remark\n{OLDEST}")).unwrap().store, first.store);
     assert_ne!(load_text(&OLDEST.replace("\"<secret_access_key>\"", "\"rotated\"")).unwrap().store, first.store);
-    assert_ne!(load_text(&OLDEST.replace("60s", "61s")).unwrap().caching, first.caching);
+    assert_ne!(load_text(&OLDEST.replace("60s", "61s")).unwrap().cache_expiration, first.cache_expiration);
 }
 
 #[test]
@@ -542,7 +540,7 @@ fn mounts_have_options_of_their_own_and_one_may_be_the_root() {
     assert!(settings.store.is_some() && settings.options.is_empty());
     let [models, other] = settings.mounts.as_slice() else { panic!("{:?}", settings.mounts) };
     assert_eq!((models.path.as_str(), other.path.as_str()), ("/models", "/a/b"));
-    assert_eq!(models.caching.expiration, Some(Duration::from_millis(500)));
+    assert_eq!(models.cache_expiration, Some(Duration::from_millis(500)));
     assert_eq!(models.store.url.expose(), Some("memory://?root=/m"));
     let names: Vec<&str> = models.options.iter().map(|setting| setting.name.as_str()).collect();
     assert_eq!(names, ["cache", "file-mode", "readonly", "request-timeout", "uid"]);

@@ -88,6 +88,11 @@ pub(super) fn of_flag(flag: &Flag, item: &Item) -> Result<Vec<String>, String> {
             (None, Some(text)) => vec![seconds(text)?.to_string()],
             (None, None) => return Err(wrong_type("a duration such as 60s", item)),
         },
+        Kind::Milliseconds => match (item.as_integer(), item.as_str()) {
+            (Some(ms), _) => vec![ms.to_string()],
+            (None, Some(text)) => vec![milliseconds(text)?.to_string()],
+            (None, None) => return Err(wrong_type("a duration such as 500ms", item)),
+        },
         Kind::Text => vec![text(item)?.to_owned()],
         Kind::List => match item.as_array() {
             Some(list) => {
@@ -113,6 +118,11 @@ fn seconds(text: &str) -> Result<u64, String> {
     Ok(duration.as_secs())
 }
 
+/// Milliseconds, or a duration with a unit.
+fn milliseconds(text: &str) -> Result<u128, String> {
+    text.parse().or_else(|_| duration_of(text).map(|duration| duration.as_millis()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +143,7 @@ mod tests {
     #[test]
     fn seconds_may_have_units() {
         assert_eq!((seconds("90"), seconds("90s"), seconds("2m")), (Ok(90), Ok(90), Ok(120)));
+        assert_eq!((milliseconds("90"), milliseconds("2s")), (Ok(90), Ok(2000)));
         assert!(seconds("500ms").is_err() && seconds("1x").is_err());
     }
 }

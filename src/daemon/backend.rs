@@ -186,6 +186,7 @@ fn config(share: &BackendShare) -> objectfs::Config {
         xattr: share.xattr,
         on_conflict: share.on_conflict,
         capacity: share.capacity,
+        writeback_delay: share.writeback_delay,
         inodes_max: INODES_MAX,
         handles_max: HANDLES_MAX,
     }

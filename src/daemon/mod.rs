@@ -127,8 +127,7 @@ fn complete(given: Given, settings: &Settings) -> Result<Line, clap::Error> {
     let backend = settings.store.as_ref().map(|store| store.visible.clone());
     let mut line = given.complete(&settings.presets(), backend)?;
     // The time belongs to the policy that it was said of.
-    line.options.cache_expiration = settings.caching.expiration.filter(|_| !own_cache);
-    line.options.cache_write_back = settings.caching.write_back;
+    line.options.cache_expiration = settings.cache_expiration.filter(|_| !own_cache);
     Ok(line)
 }
 

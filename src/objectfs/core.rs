@@ -9,10 +9,11 @@ use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
 use super::attributes::{Birth, Owned, PERMISSIONS};
 use super::deletions::Deletions;
+use super::due::DueList;
 use super::handles::Handles;
 use super::ids::Ids;
 use super::inode::{Inode, State, now_ns};
-use super::save::Pending;
+use super::listings::Listings;
 use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
@@ -75,6 +76,8 @@ pub struct Config {
     pub on_conflict: OnConflict,
     /// Size of the file system in bytes, as statfs(2) says it.
     pub capacity: u64,
+    /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
+    pub writeback_delay: Duration,
     /// Most inodes the guest may know at once.
     pub inodes_max: usize,
     /// Most open files, and most open directories.
@@ -106,8 +109,11 @@ pub struct Core<S> {
     pub(super) reading_ahead: Arc<AtomicUsize>,
     pub(super) handles: Handles,
     pub(super) deletions: Deletions,
+    pub(super) listings: Arc<Listings>,
     /// Attributes that wait to be stored.
-    pub(super) pending: Arc<Pending>,
+    pub(super) pending: Arc<DueList>,
+    /// Closed files that wait to be stored.
+    pub(super) closed_files: Arc<DueList>,
     /// An upload failed since the retrier last looked.
     pub(super) retry_wanted: AtomicBool,
     /// Runs what no request waits for.
@@ -144,7 +150,9 @@ impl<S: Store> Core<S> {
             reading_ahead: Arc::default(),
             handles: Handles::new(config.handles_max),
             deletions: Deletions::default(),
+            listings: tree.listings(),
             pending: tree.pending(),
+            closed_files: Arc::new(super::writeback::list(config.writeback_delay)),
             retry_wanted: AtomicBool::new(false),
             background,
             tree: Mutex::new(tree),

@@ -32,6 +32,8 @@ pub struct State {
     pub marker: Option<bool>,
     /// When the store was last asked, if its answer may still be used.
     pub asked: Option<Instant>,
+    /// When the store's answer to the last lookup of the name came, if nothing has been asked of this inode since.
+    pub looked_up: Option<Instant>,
     /// Answers to questions asked before this moment are out of date: we changed the object then.
     pub committed: Option<Instant>,
     /// Modification time in nanoseconds since the epoch.
@@ -66,6 +68,8 @@ pub struct State {
     pub moved: bool,
     /// The last upload failed for good: the store will not take these bytes at this name.
     pub refused: Option<Errno>,
+    /// An upload in the background failed, and nobody was told yet.
+    pub unreported: Option<Errno>,
 }
 
 /// Nanoseconds since the epoch, now.
@@ -113,6 +117,7 @@ impl Inode {
             etag: None,
             marker: None,
             asked: None,
+            looked_up: None,
             committed: None,
             mtime_ns,
             atime_ns: mtime_ns,
@@ -130,6 +135,7 @@ impl Inode {
             exclusive: false,
             moved: false,
             refused: None,
+            unreported: None,
         };
         set(&mut state);
         Inode { id, kind, file_type, upload: async_lock::Mutex::new(()), state: Mutex::new(state) }
@@ -200,6 +206,11 @@ impl State {
     /// The version of the object that the bytes lie over, if it is known: not after a directory above was renamed.
     pub fn object_version(&self) -> Option<Version> {
         self.content.base().filter(|_| !self.moved).map(|base| base.version.clone())
+    }
+
+    /// An upload succeeded after earlier ones had failed: only of a conflict somebody must still be told.
+    pub fn stored_late(&mut self) {
+        self.unreported = self.unreported.filter(|errno| *errno == Errno::ESTALE);
     }
 
     /// The file changed under the guest's hands.

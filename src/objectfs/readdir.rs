@@ -130,17 +130,21 @@ impl<S: Store> Core<S> {
     fn next_page<'a>(&'a self, dir: &'a OpenDir, listing: &'a mut Listing) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let path = self.tree().path(dir.inode.id)?;
-            let asked = Instant::now();
+            let begun = self.begin_listing(dir.inode.id);
+            let asked = begun.at;
+            let mut gone_since = begun.deleted.clone();
             let (entries, cursor) = match self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await {
                 // Others emptied it, but it has files that the store does not have yet.
                 Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => (Vec::new(), None),
                 other => other?,
             };
-            let deleting = !self.deletions.is_empty();
+            if listing.cursor.is_none() && cursor.is_none_or(|cursor| cursor == 0) {
+                self.note_listing(dir.inode.id, begun, &entries);
+            }
+            gone_since.extend(self.deletions.below(dir.inode.id));
             for entry in entries {
                 let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
-                let pending = || deleting && self.deletions.contains(&crate::store::path::join(&path, &entry.name));
-                if legal && !pending() && !is_reserved(dir.inode.id, &entry.name) {
+                if legal && !gone_since.contains(&entry.name) && !is_reserved(dir.inode.id, &entry.name) {
                     listing.names.push(Listed {
                         name: entry.name,
                         meta: entry.meta,

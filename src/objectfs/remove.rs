@@ -47,6 +47,7 @@ impl<S: Store> Core<S> {
         let mut tree = self.tree();
         tree.mark_changed(parent);
         let inode = tree.adopt(parent, name, &meta, Instant::now())?;
+        self.listings.outdate(parent, name);
         tree.remember(inode.id);
         drop(tree);
         if !born {
@@ -67,13 +68,15 @@ impl<S: Store> Core<S> {
         self.no_local_children(inode.id)?;
         self.settle_all().await?;
         self.keep_dir(parent).await?;
-        let result = self.remote.remove_dir(path).await;
-        if result.is_ok() || result.as_ref().is_err_and(super::lookup::gone) {
-            let mut tree = self.tree();
-            tree.mark_changed(parent);
-            tree.detach(inode.id);
+        match self.remote.remove_dir(path).await {
+            // It was there a moment ago; some servers show no directory that is empty.
+            Err(error) if !super::lookup::gone(&error) => return Err(error.into()),
+            _ => {}
         }
-        Ok(result?)
+        let mut tree = self.tree();
+        tree.mark_changed(parent);
+        tree.detach(inode.id);
+        Ok(())
     }
 
     /// Refuses directories with files that the store does not have yet, however deep.

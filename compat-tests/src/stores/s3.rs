@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
@@ -14,6 +14,10 @@ use super::{ACCESS_KEY, SECRET_KEY};
 
 const REGION: &str = "us-east-1";
 const BODY: &str = "UNSIGNED-PAYLOAD";
+
+/// How often a request is sent that the server answers with 500, and the pause between.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(50);
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, byte| {
@@ -43,8 +47,20 @@ fn timestamp(seconds: u64) -> String {
     format!("{year:04}{month:02}{date:02}T{:02}{:02}{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// A request; the pairs of `query` must be sorted and encoded.
+/// A request; the pairs of `query` must be sorted and encoded. Repeated as every client of S3 does where the server trips
+/// over requests at the same time (moto does).
 fn request(port: u16, method: &str, path: &str, query: &str, body: &[u8]) -> io::Result<Answer> {
+    for _ in 1..ATTEMPTS {
+        let answer = request_once(port, method, path, query, body)?;
+        if answer.status != 500 {
+            return Ok(answer);
+        }
+        std::thread::sleep(PAUSE);
+    }
+    request_once(port, method, path, query, body)
+}
+
+fn request_once(port: u16, method: &str, path: &str, query: &str, body: &[u8]) -> io::Result<Answer> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?;
     let at = timestamp(now.as_secs());
     let scope = format!("{}/{REGION}/s3/aws4_request", &at[..8]);

@@ -1,7 +1,7 @@
 //! The reference model of the object file system, over whole daemons: the same steps and the same contract as in the
 //! unit tests (`src/objectfs/tests/model`), with real stores, the broker and the front-end in between.
 //!
-//! `OVFS_DAEMON_MODEL_CASES` says how many sequences to run on `fs`; on moto there are a tenth as many.
+//! `OVFS_DAEMON_MODEL_CASES` says how many sequences to run on `fs`; on moto there are a twentieth as many.
 
 #[path = "../../../src/objectfs/tests/model/contract.rs"]
 mod contract;
@@ -55,5 +55,5 @@ fn the_contract_holds_over_a_whole_daemon_on_fs() {
 
 #[test]
 fn the_contract_holds_over_a_whole_daemon_on_moto() {
-    sequences(Kind::Moto, 10);
+    sequences(Kind::Moto, 20);
 }

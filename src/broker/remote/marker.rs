@@ -31,6 +31,7 @@ impl Remote {
                 Ok((!made_up).then_some(metadata))
             }
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) if e.kind() == ErrorKind::Unexpected && self.is_not_listed(&dir_path(path)).await => Ok(None),
             Err(e) => Err(self.fail("stat directory", path, &e)),
         }
     }

@@ -126,7 +126,7 @@ impl Remote {
 
     /// A second opinion where a store fails to answer for one name: s3s-fs does for the remains of a directory. True only if a
     /// listing succeeds and the object is not in it.
-    async fn is_not_listed(&self, path: &str) -> bool {
+    pub(super) async fn is_not_listed(&self, path: &str) -> bool {
         // Of all names that begin with `path`, the object itself sorts first.
         self.can.list_with_limit
             && self.first_entry(path).await.is_ok_and(|first| first.is_none_or(|entry| entry.path() != path))
