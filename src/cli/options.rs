@@ -5,6 +5,7 @@
 
 use std::os::fd::RawFd;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Parser;
 use log::LevelFilter;
@@ -39,6 +40,7 @@ const IDS: &str = "User and group ids";
 const MIGRATION: &str = "Migration";
 const LOGGING: &str = "Logging";
 const BACKEND: &str = "Backend";
+const CONFIGURATION: &str = "Configuration";
 const DEPRECATED: &str = "Deprecated";
 
 /// What `--inode-file-handles` may say. [`InodeFileHandlesMode`] and the deprecated word for one of its values.
@@ -485,4 +487,23 @@ pub struct Options {
     ///   fsync(2) fail with ESTALE.
     #[arg(long, value_name = "ACTION", value_parser = parse_on_conflict, help_heading = BACKEND)]
     pub on_conflict: Option<OnConflict>,
+
+    /// File with settings, in TOML; what the command line says has precedence
+    #[arg(long, value_name = "FILE", help_heading = CONFIGURATION)]
+    pub config_file: Option<String>,
+
+    /// Directory with settings for every ovfs of this host: ovfs.toml and conf.d/*.toml [default: /etc/ovfs]
+    ///
+    /// Its [[shares]] entries turn shared directories into stores. --config-file has precedence over it. Only the
+    /// default directory may be missing.
+    #[arg(long, value_name = "DIR", help_heading = CONFIGURATION)]
+    pub config_dir: Option<String>,
+
+    /// Print the settings in effect, as a configuration file without its secrets, and exit
+    #[arg(long, help_heading = CONFIGURATION)]
+    pub print_config: bool,
+
+    /// How long names and attributes may be trusted under `CachePolicy::Auto`, if not one second. Has no flag.
+    #[arg(skip)]
+    pub cache_expiration: Option<Duration>,
 }

@@ -91,6 +91,8 @@ pub struct BackendShare {
     pub cache_size: usize,
     /// Whether file data is cached across opens, and by whom.
     pub cache_policy: CachePolicy,
+    /// How long names and attributes may be trusted under `Auto`, if not one second.
+    pub cache_expiration: Option<Duration>,
     /// Shared memory maps under `Never` and `Metadata`.
     pub allow_mmap: bool,
     /// Offer READDIRPLUS.
@@ -279,10 +281,10 @@ fn c_string(text: String) -> Result<CString, PlanError> {
 }
 
 /// How long the guest may trust names and attributes.
-fn metadata_timeout(policy: &CachePolicy) -> Duration {
-    match policy {
+fn metadata_timeout(options: &Options) -> Duration {
+    match options.cache {
         CachePolicy::Never => Duration::ZERO,
-        CachePolicy::Auto => Duration::from_secs(1),
+        CachePolicy::Auto => options.cache_expiration.unwrap_or(Duration::from_secs(1)),
         CachePolicy::Metadata | CachePolicy::Always => Duration::from_secs(24 * 60 * 60),
     }
 }
@@ -301,6 +303,7 @@ fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError
         // The parser has made sure that it fits.
         cache_size: usize::try_from(options.cache_size).unwrap_or(usize::MAX),
         cache_policy: options.cache.clone(),
+        cache_expiration: options.cache_expiration,
         allow_mmap: options.allow_mmap,
         readdirplus: readdirplus(options),
         writeback: options.writeback,
@@ -334,21 +337,35 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
     maps.into_iter().map(cut).collect()
 }
 
+/// Flags that only a store gives a meaning; refused for a directory.
+pub(super) const ABOUT_STORES: [&str; 9] = [
+    "--posix-metadata",
+    "--uid",
+    "--gid",
+    "--file-mode",
+    "--dir-mode",
+    "--umask",
+    "--capacity",
+    "--writeback-delay",
+    "--on-conflict",
+];
+
 /// What contradicts itself in the flags of a directory.
 fn contradictions(options: &Options) -> Vec<PlanError> {
-    let for_stores = [
-        (options.posix_metadata, "--posix-metadata"),
-        (options.uid.is_some(), "--uid"),
-        (options.gid.is_some(), "--gid"),
-        (options.file_mode.is_some(), "--file-mode"),
-        (options.dir_mode.is_some(), "--dir-mode"),
-        (options.umask.is_some(), "--umask"),
-        (options.capacity.is_some(), "--capacity"),
-        (options.writeback_delay.is_some(), "--writeback-delay"),
-        (options.on_conflict.is_some(), "--on-conflict"),
+    let given = [
+        options.posix_metadata,
+        options.uid.is_some(),
+        options.gid.is_some(),
+        options.file_mode.is_some(),
+        options.dir_mode.is_some(),
+        options.umask.is_some(),
+        options.capacity.is_some(),
+        options.writeback_delay.is_some(),
+        options.on_conflict.is_some(),
     ];
+    let for_stores = given.into_iter().zip(ABOUT_STORES);
     let mut errors: Vec<PlanError> =
-        for_stores.into_iter().filter(|(given, _)| *given).map(|(_, flag)| PlanError::NeedsBackend(flag)).collect();
+        for_stores.filter(|(given, _)| *given).map(|(_, flag)| PlanError::NeedsBackend(flag)).collect();
     if options.migration_mode == MigrationMode::FileHandles {
         if options.migration_confirm_paths {
             errors.push(PlanError::ConfirmPaths);
@@ -370,7 +387,7 @@ fn host_dir(options: Options, mode: SandboxMode) -> Result<(Share, SandboxPlan),
     if !errors.is_empty() {
         return Err(errors);
     }
-    let timeout = metadata_timeout(&options.cache);
+    let timeout = metadata_timeout(&options);
     let config = passthrough::Config {
         entry_timeout: timeout,
         attr_timeout: timeout,

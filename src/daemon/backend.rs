@@ -174,6 +174,7 @@ fn config(share: &BackendShare) -> objectfs::Config {
             passthrough::CachePolicy::Metadata => objectfs::CachePolicy::Metadata,
             passthrough::CachePolicy::Always => objectfs::CachePolicy::Always,
         },
+        expiration: share.cache_expiration,
         readdirplus: share.readdirplus,
         writeback: share.writeback,
         allow_mmap: share.allow_mmap,

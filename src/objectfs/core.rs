@@ -49,6 +49,8 @@ pub enum OnConflict {
 pub struct Config {
     /// How the guest may cache.
     pub cache: CachePolicy,
+    /// How long names and attributes may be trusted under [`CachePolicy::Auto`], if not a second.
+    pub expiration: Option<Duration>,
     /// READDIRPLUS is offered.
     pub readdirplus: bool,
     /// The guest may collect writes in its page cache.
@@ -87,7 +89,7 @@ impl Config {
     pub fn timeout(&self) -> Duration {
         match self.cache {
             CachePolicy::Never => Duration::ZERO,
-            CachePolicy::Auto => Duration::from_secs(1),
+            CachePolicy::Auto => self.expiration.unwrap_or(Duration::from_secs(1)),
             CachePolicy::Metadata | CachePolicy::Always => Duration::from_secs(86_400),
         }
     }

@@ -103,7 +103,7 @@ impl Listings {
     }
 
     /// The record of `dir`, in place of the one that was used least lately if there are many.
-    fn record<'a>(dirs: &'a mut HashMap<NodeId, Dir>, dir: NodeId, now: Instant) -> &'a mut Dir {
+    fn record(dirs: &mut HashMap<NodeId, Dir>, dir: NodeId, now: Instant) -> &mut Dir {
         if dirs.len() >= DIRS_MAX && !dirs.contains_key(&dir) {
             let oldest = dirs.iter().min_by_key(|(_, dir)| dir.last).map(|(id, _)| *id);
             oldest.and_then(|oldest| dirs.remove(&oldest));

@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 fn config() -> Config {
     Config {
         cache: CachePolicy::Auto,
+        expiration: None,
         readdirplus: true,
         writeback: false,
         allow_mmap: false,

@@ -46,6 +46,7 @@ impl Fs {
         let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), page);
         let mut config = Config {
             cache: CachePolicy::Never,
+            expiration: None,
             readdirplus: true,
             writeback: false,
             allow_mmap: false,

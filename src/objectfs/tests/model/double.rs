@@ -65,6 +65,7 @@ fn mounted(cache: CachePolicy, pool: usize, bucket: &Arc<Mutex<Bucket>>) -> Obje
     let store = MemStore::new(Arc::clone(&pool), Arc::clone(bucket), PAGE);
     let config = Config {
         cache,
+        expiration: None,
         readdirplus: true,
         writeback: false,
         allow_mmap: false,
