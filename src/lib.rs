@@ -1,7 +1,7 @@
 //! ovfs: a virtio-fs daemon, a drop-in virtiofsd whose file system can be any storage that Apache OpenDAL reaches.
 //!
 //! Data flows one way: `device` (virtio) → `fuse` (protocol) → `fs` (the narrow waist), implemented by `passthrough`
-//! (a host directory) and by `objectfs` → `cache` → `store` (messages) → `broker` (OpenDAL, another process).
+//! (a host directory), by `mounts` (several stores) and by `objectfs` → `cache` → `store` (messages) → `broker` (OpenDAL, another process).
 //! `cli`, `config` and `process` surround them; `daemon` is the start order.
 
 pub mod broker;
@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod device;
 pub mod fs;
 pub mod fuse;
+pub mod mounts;
 pub mod objectfs;
 pub mod passthrough;
 pub mod process;

@@ -1,7 +1,7 @@
 //! The broker: the process that talks to stores, through OpenDAL, on behalf of a device process that can reach nothing.
 //!
 //! It holds the credentials and the network and never sees guest memory. [`Backend`] is what `--backend` says; [`run`] serves
-//! it over the messages of `store::protocol` until the device process ends. It trusts neither side: not the device, whose
+//! one or several ([`Mounted`]) over the messages of `store::protocol` until the device process ends. It trusts neither side: not the device, whose
 //! every path, slice and length is checked (`serve`), and not the store, whose names, sizes and versions are.
 //!
 //! `services` tells how stores differ, `operator` builds OpenDAL's part, `remote` does the operations on what OpenDAL
@@ -12,6 +12,7 @@ mod disk;
 mod error;
 mod gate;
 mod local;
+mod mounts;
 mod operator;
 mod remote;
 mod run;
@@ -22,5 +23,6 @@ mod tests;
 mod url;
 
 pub use disk::Disk;
+pub use mounts::Mounted;
 pub use run::{BrokerOptions, run};
 pub use url::{Backend, BackendError};

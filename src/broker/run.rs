@@ -17,14 +17,17 @@ use tokio::time::timeout;
 
 use super::disk::Disk;
 use super::error::error;
-use super::serve::Mount;
-use super::url::Backend;
+use super::mounts::{Mounted, Mounts, Slot};
 use crate::store::client::IN_FLIGHT_MAX;
 use crate::store::frame::{self, HEADER};
 use crate::store::{Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevice};
 
 /// Threads that drive requests; each is a few milliseconds of work at most, the rest is waiting.
 const THREADS: usize = 2;
+
+/// Most threads for each store that wait in system calls: for a directory's files, and for names of hosts. A store whose
+/// calls hang must not take those of the others.
+const BLOCKING_THREADS: usize = 512;
 
 /// How long the end waits for what is still under way.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
@@ -35,8 +38,6 @@ pub struct BrokerOptions {
     /// Every request that does not write is answered within this time. Each step of those that write fails after it, or after a
     /// minute if that is longer (a part of an upload takes its time), and is tried three times at most.
     pub request_timeout: Duration,
-    /// How long the device may take to store what is dirty when the daemon is to end.
-    pub flush_timeout: Duration,
     /// Keep [`crate::store::Attributes`] with the objects.
     pub posix_metadata: bool,
     /// Refuse what would change the store.
@@ -45,40 +46,44 @@ pub struct BrokerOptions {
     pub disk: Option<Arc<Disk>>,
 }
 
-/// Serves `backend` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,
+/// Serves `stores` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,
 /// SIGINT) asks for the end. Call it after the forks: it starts threads.
 ///
 /// `handles_signals` is called on this thread once the signals are taken care of; before, they must be held back.
 ///
 /// `device_process` waits for the device process and returns the exit code to end with; it runs on a thread of its own.
 ///
-/// Returns the exit code: the device process's, or 1 after a signal (with what is dirty stored before, as far as the time
-/// allowed; what was lost is in the log) or when the backend cannot be put into service. The device process
+/// Returns the exit code: the device process's, or 1 after a signal (with what is dirty stored before, as far as
+/// `flush_timeout` allowed; what was lost is in the log) or when a store cannot be put into service. The device process
 /// may still be there then; ending it is the caller's business.
 pub fn run(
-    backend: Backend,
+    stores: Vec<Mounted>,
     pool: Arc<Pool>,
     sock: OwnedFd,
-    options: BrokerOptions,
+    flush_timeout: Duration,
     handles_signals: impl FnOnce(),
     device_process: impl FnOnce() -> i32 + Send + 'static,
 ) -> i32 {
     let (asked, stop) = mpsc::channel(2);
-    run_until(&backend, &pool, sock, &options, device_process, Some((asked, handles_signals)), stop)
+    run_until(stores, &pool, sock, flush_timeout, device_process, Some((asked, handles_signals)), stop)
 }
 
 /// As [`run`], until `stop` says why; with `signals`, signals say it there, once what stands beside the sender was called.
 pub(super) fn run_until(
-    backend: &Backend,
+    stores: Vec<Mounted>,
     pool: &Arc<Pool>,
     sock: OwnedFd,
-    options: &BrokerOptions,
+    flush_timeout: Duration,
     device_process: impl FnOnce() -> i32 + Send + 'static,
     signals: Option<(mpsc::Sender<&'static str>, impl FnOnce())>,
     stop: mpsc::Receiver<&'static str>,
 ) -> i32 {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("broker").enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .max_blocking_threads(BLOCKING_THREADS.saturating_mul(stores.len().max(1)))
+        .thread_name("broker")
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(e) => {
@@ -92,10 +97,10 @@ pub(super) fn run_until(
             handles_signals();
             tokio::spawn(async move { while asked.send(signals.next().await).await.is_ok() {} });
         }
-        serve(backend, pool, sock, options, device_process, stop).await
+        serve(stores, pool, sock, flush_timeout, device_process, stop).await
     };
     let code = runtime.block_on(served).unwrap_or_else(|e| {
-        log::error!("the broker cannot serve {backend}: {e}");
+        log::error!("the broker cannot serve: {e}");
         1
     });
     // What is still under way belongs to nobody any more; it gets a moment to take its temporary files away.
@@ -104,14 +109,15 @@ pub(super) fn run_until(
 }
 
 async fn serve(
-    backend: &Backend,
+    stores: Vec<Mounted>,
     pool: &Arc<Pool>,
     sock: OwnedFd,
-    options: &BrokerOptions,
+    flush_timeout: Duration,
     device_process: impl FnOnce() -> i32 + Send + 'static,
     mut stop: mpsc::Receiver<&'static str>,
 ) -> io::Result<i32> {
-    let mount = Arc::new(Mount::new(backend, pool, options).map_err(io::Error::other)?);
+    let mounts = Mounts::new(stores, pool).map_err(|(path, error)| io::Error::other(format!("{path}: {error}")))?;
+    let mounts = Arc::new(mounts);
     let sock = StdUnixStream::from(sock);
     sock.set_nonblocking(true)?;
     let (from_device, mut to_device) = UnixStream::from_std(sock)?.into_split();
@@ -131,7 +137,7 @@ async fn serve(
         }
     });
     let (flushed, mut flushes) = mpsc::channel(1);
-    let receiver = Receiver { mount: Arc::clone(&mount), replies: replies.clone(), flushed };
+    let receiver = Receiver { mounts: Arc::clone(&mounts), replies: replies.clone(), flushed };
     tokio::spawn(async move {
         match receiver.receive(from_device).await {
             Ok(()) => log::debug!("the device process has closed the connection"),
@@ -142,14 +148,14 @@ async fn serve(
     tokio::select! {
         code = &mut exit => {
             // What was handed over completely is still stored: it lies in the pool.
-            if timeout(options.flush_timeout, mount.settle()).await.is_err() {
+            if timeout(flush_timeout, mounts.settle()).await.is_err() {
                 log::error!("the device process is gone, and uploads of its data did not end in time");
             }
             Ok(code.unwrap_or(1))
         }
         Some(name) = stop.recv() => {
-            log::info!("{name}: ending, {} s at most for data that is not stored yet", options.flush_timeout.as_secs_f32());
-            let deadline_ms = u32::try_from(options.flush_timeout.as_millis()).unwrap_or(u32::MAX);
+            log::info!("{name}: ending, {} s at most for data that is not stored yet", flush_timeout.as_secs_f32());
+            let deadline_ms = u32::try_from(flush_timeout.as_millis()).unwrap_or(u32::MAX);
             let asked = match frame::encode(&ToDevice::Flush { deadline_ms }) {
                 Ok(frame) => replies.send(frame).await.is_ok(),
                 Err(_) => false,
@@ -161,8 +167,8 @@ async fn serve(
                     None => log::error!("the device process cannot say whether all data is stored"),
                 },
                 _ = &mut exit => log::info!("the device process has ended"),
-                () = tokio::time::sleep(options.flush_timeout) => {
-                    log::error!("data could not be stored within {} s and is lost", options.flush_timeout.as_secs_f32());
+                () = tokio::time::sleep(flush_timeout) => {
+                    log::error!("data could not be stored within {} s and is lost", flush_timeout.as_secs_f32());
                 }
                 Some(name) = stop.recv() => log::error!("{name} again: ending at once, data may be lost"),
             }
@@ -197,7 +203,7 @@ impl Signals {
 
 /// The end that hears the device.
 struct Receiver {
-    mount: Arc<Mount>,
+    mounts: Arc<Mounts>,
     replies: mpsc::Sender<Vec<u8>>,
     flushed: mpsc::Sender<u64>,
 }
@@ -205,7 +211,7 @@ struct Receiver {
 impl Receiver {
     async fn receive(self, mut from: OwnedReadHalf) -> io::Result<()> {
         // A device that sends more than it may waits in its write(2).
-        let room = Arc::new(Semaphore::new(2 * IN_FLIGHT_MAX));
+        let room = Arc::new(Semaphore::new(2 * IN_FLIGHT_MAX * self.mounts.len()));
         let mut body = Vec::new();
         loop {
             let mut header = [0; HEADER];
@@ -223,7 +229,7 @@ impl Receiver {
                 }
                 ToBroker::Request { id, mount, op } => {
                     let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
-                    let known = (mount == 0).then(|| Arc::clone(&self.mount));
+                    let known = self.mounts.get(mount);
                     let replies = self.replies.clone();
                     tokio::spawn(async move {
                         let result = answer(known, op).await;
@@ -244,11 +250,11 @@ impl Receiver {
 }
 
 /// The answer to a request; there always is one.
-async fn answer(mount: Option<Arc<Mount>>, op: Op) -> Result<Reply, StoreError> {
-    let Some(mount) = mount else {
+async fn answer(slot: Option<Arc<Slot>>, op: Op) -> Result<Reply, StoreError> {
+    let Some(slot) = slot else {
         return Err(error(StoreErrorKind::Protocol, "there is no such mount"));
     };
-    let result = AssertUnwindSafe(mount.serve(op)).catch_unwind().await;
+    let result = AssertUnwindSafe(slot.mount().serve(op)).catch_unwind().await;
     let result = result.unwrap_or_else(|_| Err(error(StoreErrorKind::Io, "the operation failed inside the broker")));
     if let Err(e) = &result {
         let level = match e.kind {
@@ -264,7 +270,10 @@ async fn answer(mount: Option<Arc<Mount>>, op: Op) -> Result<Reply, StoreError> 
             | StoreErrorKind::Stale => log::Level::Debug,
             _ => log::Level::Warn,
         };
-        log::log!(level, "{e}");
+        match slot.is_root() {
+            true => log::log!(level, "{e}"),
+            false => log::log!(level, "{}: {e}", slot.path),
+        }
     }
     result
 }

@@ -5,14 +5,49 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
-use super::buddy::{self, Buddy};
+use super::buddy::{self, BLOCK_MIN, Buddy};
 use crate::fs::{Sink, Source};
 use crate::store::{Pool, Slice};
 
-/// The pool with its free list.
+/// A part of the pool: what one mount has for itself.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pool: Arc<Pool>,
+    start: usize,
+    len: usize,
+}
+
+impl Part {
+    /// `len` bytes from `start` on, both cut down to whole pages and to what there is.
+    pub fn of(pool: Arc<Pool>, start: usize, len: usize) -> Part {
+        let pages = |bytes: usize| bytes - bytes % BLOCK_MIN;
+        let start = pages(start.min(pool.len()));
+        let len = pages(len.min(pool.len() - start));
+        Part { pool, start, len }
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl From<Arc<Pool>> for Part {
+    fn from(pool: Arc<Pool>) -> Part {
+        let len = pool.len();
+        Part::of(pool, 0, len)
+    }
+}
+
+/// A part of the pool with its free list.
 #[derive(Debug)]
 pub struct Blocks {
-    pool: Arc<Pool>,
+    part: Part,
     free: Mutex<Buddy>,
     /// Notified whenever a block is freed.
     freed: Event,
@@ -21,10 +56,11 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// All of `pool`, free.
-    pub fn new(pool: Arc<Pool>) -> Arc<Blocks> {
-        let free = Mutex::new(Buddy::new(pool.len()));
-        Arc::new(Blocks { pool, free, freed: Event::new(), dirty: AtomicUsize::new(0) })
+    /// All of `part`, free.
+    pub fn new(part: impl Into<Part>) -> Arc<Blocks> {
+        let part = part.into();
+        let free = Mutex::new(Buddy::new(part.len));
+        Arc::new(Blocks { part, free, freed: Event::new(), dirty: AtomicUsize::new(0) })
     }
 
     fn free(&self) -> MutexGuard<'_, Buddy> {
@@ -53,14 +89,14 @@ impl Blocks {
         self.dirty.load(Ordering::Relaxed)
     }
 
-    /// Length of the pool in bytes.
+    /// Length of all blocks together, in bytes.
     pub fn len(&self) -> usize {
-        self.pool.len()
+        self.part.len
     }
 
-    /// Whether the pool has no bytes.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.pool.is_empty()
+        self.part.is_empty()
     }
 }
 
@@ -68,6 +104,7 @@ impl Blocks {
 #[derive(Debug)]
 pub struct Block {
     owner: Arc<Blocks>,
+    /// From the start of the owner's part.
     offset: u64,
     order: u8,
     dirty: AtomicBool,
@@ -97,7 +134,7 @@ impl Block {
     pub fn slice(&self, start: usize, len: usize) -> Slice {
         let start = start.min(self.capacity());
         let len = len.min(self.capacity() - start);
-        Slice { offset: self.offset + start as u64, len: len as u32 }
+        Slice { offset: self.owner.part.start as u64 + self.offset + start as u64, len: len as u32 }
     }
 
     /// Fills `start..start + len` from a request's data.
@@ -107,14 +144,14 @@ impl Block {
     pub fn fill(&mut self, start: usize, len: usize, data: &mut impl Source) -> std::io::Result<()> {
         // SAFETY: the range lies in this block, which only we hold (`&mut self`), and no store operation names it:
         // blocks that are being uploaded are shared immutably (`Arc`).
-        let room = unsafe { self.owner.pool.bytes_mut(self.slice(start, len)) };
+        let room = unsafe { self.owner.part.pool.bytes_mut(self.slice(start, len)) };
         data.take(room.unwrap_or_default())
     }
 
     /// Fills `start..start + len` with zeros.
     pub fn zero(&mut self, start: usize, len: usize) {
         // SAFETY: as in `fill`.
-        if let Some(room) = unsafe { self.owner.pool.bytes_mut(self.slice(start, len)) } {
+        if let Some(room) = unsafe { self.owner.part.pool.bytes_mut(self.slice(start, len)) } {
             room.fill(0);
         }
     }
@@ -122,7 +159,7 @@ impl Block {
     /// Copies `data` to `start`.
     pub fn write(&mut self, start: usize, data: &[u8]) {
         let to = self.slice(start, data.len());
-        self.owner.pool.write(to.offset, &data[..to.len as usize]);
+        self.owner.part.pool.write(to.offset, &data[..to.len as usize]);
     }
 
     /// Puts `start..start + len` into a reply.
@@ -137,7 +174,7 @@ impl Block {
     pub fn bytes(&self, start: usize, len: usize) -> &[u8] {
         // SAFETY: nobody writes a block that is borrowed: writing takes `&mut self`, and the broker writes only blocks
         // of reads in flight, which are not handed out before the reply.
-        unsafe { self.owner.pool.bytes(self.slice(start, len)) }.unwrap_or_default()
+        unsafe { self.owner.part.pool.bytes(self.slice(start, len)) }.unwrap_or_default()
     }
 }
 
@@ -146,5 +183,28 @@ impl Drop for Block {
         self.mark_clean();
         self.owner.free().give(self.offset, self.order);
         self.owner.freed.notify(usize::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_pool_share_no_byte() {
+        let pool = Arc::new(Pool::new(8 * BLOCK_MIN).expect("memfd"));
+        let parts = [(0, 3 * BLOCK_MIN + 7), (3 * BLOCK_MIN, 5 * BLOCK_MIN), (9 * BLOCK_MIN, BLOCK_MIN)];
+        let parts = parts.map(|(start, len)| Blocks::new(Part::of(Arc::clone(&pool), start, len)));
+        assert_eq!(parts.each_ref().map(|blocks| blocks.len()), [3 * BLOCK_MIN, 5 * BLOCK_MIN, 0]);
+        let mut seen = Vec::new();
+        for blocks in &parts {
+            let held: Vec<Block> = std::iter::from_fn(|| blocks.take(BLOCK_MIN)).collect();
+            assert_eq!(held.len() * BLOCK_MIN, blocks.len());
+            seen.extend(held.iter().map(|block| block.slice(0, BLOCK_MIN).offset));
+            drop(held);
+            assert_eq!(blocks.free_bytes(), blocks.len());
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (0..8).map(|page| page * BLOCK_MIN as u64).collect::<Vec<_>>());
     }
 }

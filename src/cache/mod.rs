@@ -8,6 +8,6 @@ pub mod buddy;
 pub mod clean;
 pub mod extents;
 
-pub use block::{Block, Blocks};
+pub use block::{Block, Blocks, Part};
 pub use clean::{Clean, CleanCache, ContentId};
 pub use extents::{Extent, Extents};

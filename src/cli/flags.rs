@@ -72,6 +72,10 @@ pub fn all() -> &'static [Flag] {
 }
 
 fn kind(arg: &Arg) -> Kind {
+    if arg.get_long() == Some("backend") {
+        // In a file it is the root's store; others have sections of their own.
+        return Kind::Text;
+    }
     match arg.get_action() {
         ArgAction::SetTrue | ArgAction::SetFalse => return Kind::Switch,
         ArgAction::Append => return Kind::List,

@@ -10,6 +10,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory};
 
 use super::flags::{self, Kind};
+use super::mounts::MountArg;
 use super::options::Options;
 use super::usage::{self, Reading};
 use super::{legacy, plan};
@@ -71,13 +72,20 @@ impl Given {
         of_list.map(|(_, dir)| dir).or_else(|| self.options.shared_dir.clone())
     }
 
-    /// Adds what files say. `backend` is the visible URL of the store that they name; the command line's own wins.
+    /// Adds what files say. `backend` is the visible URL of the store that they name, `mounts` are the other stores; the
+    /// command line's own win.
     ///
     /// # Errors
     /// What clap answers to a line that lacks something.
-    pub fn complete(self, presets: &[Preset], backend: Option<String>) -> Result<Line, clap::Error> {
+    pub fn complete(
+        self,
+        presets: &[Preset],
+        backend: Option<String>,
+        mounts: Vec<MountArg>,
+    ) -> Result<Line, clap::Error> {
         let Given { args, options, matches, names } = self;
-        let with_store = options.backend.is_some() || backend.is_some();
+        let said = options.backend.is_some() || !options.mounts.is_empty();
+        let with_store = said || backend.is_some() || !mounts.is_empty();
         let added: Vec<OsString> =
             presets.iter().filter(|preset| yields(preset, &names, with_store)).flat_map(arguments).collect();
         let Reading { mut options, matches } = if added.is_empty() {
@@ -88,7 +96,9 @@ impl Given {
                 args[..rest].iter().cloned().chain(added).chain(args[rest..].iter().cloned()).collect();
             usage::read(&args)?
         };
-        options.backend = options.backend.or(backend);
+        if !said {
+            (options.backend, options.mounts) = (backend, mounts);
+        }
         usage::require(&options)?;
         let options = legacy::apply(options)?;
         let texts = texts(&options, &matches);
@@ -103,7 +113,7 @@ fn yields(preset: &Preset, names: &BTreeSet<String>, with_store: bool) -> bool {
     !said && (with_store || !about_stores)
 }
 
-fn arguments(preset: &Preset) -> Vec<OsString> {
+pub(super) fn arguments(preset: &Preset) -> Vec<OsString> {
     let switch = flags::all().iter().any(|flag| flag.name == preset.name && flag.kind == Kind::Switch);
     let name = &preset.name;
     if !switch {
@@ -132,7 +142,7 @@ fn names(options: &Options, matches: &ArgMatches) -> BTreeSet<String> {
     if options.socket.is_some() || options.socket_path.is_some() {
         names.insert("socket-path".to_owned());
     }
-    if options.backend.is_some() {
+    if options.backend.is_some() || !options.mounts.is_empty() {
         names.insert("backend".to_owned());
     }
     if options.compat_debug {
@@ -165,6 +175,9 @@ fn texts(options: &Options, matches: &ArgMatches) -> BTreeMap<String, Vec<String
     }
     set("announce-submounts", Some(&(!options.no_announce_submounts).to_string()));
     set("killpriv-v2", Some(&options.killpriv_v2.to_string()));
+    if options.backend.is_none() {
+        texts.remove("backend");
+    }
     texts.remove("no-announce-submounts");
     texts.remove("no-killpriv-v2");
     texts
@@ -181,7 +194,7 @@ mod tests {
     fn line(line: &str, presets: &[Preset], backend: Option<&str>) -> Result<Line, String> {
         let args = std::iter::once("ovfs").chain(line.split_whitespace()).map(Into::into);
         let given = Given::read(args).map_err(|error| error.to_string())?;
-        given.complete(presets, backend.map(str::to_owned)).map_err(|error| error.to_string())
+        given.complete(presets, backend.map(str::to_owned), Vec::new()).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -17,6 +17,7 @@ use virtiofsd::seccomp::SeccompAction;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 use virtiofsd::vhost_user::MAX_TAG_LEN;
 
+use super::mounts::{BackendArg, MountArg, parse_backend};
 use super::size::parse_size;
 use crate::objectfs::OnConflict;
 
@@ -400,8 +401,19 @@ pub struct Options {
     /// The scheme is the name of an OpenDAL service; the query sets what that service can be told. Secrets are better
     /// kept in the environment or in the service's own files; those in the URL are overwritten in this process's
     /// visible command line.
-    #[arg(long, value_name = "URL", help_heading = BACKEND)]
+    ///
+    /// May be given several times, as /PATH=URL: that store is a directory of the share. What stands at the root then is
+    /// the store without a path, or nothing but those directories.
+    #[arg(long = "backend", value_name = "URL", value_parser = parse_backend, help_heading = BACKEND)]
+    pub backends: Vec<BackendArg>,
+
+    /// The store in the root: the last of `backends` that has no path, or what a file says.
+    #[arg(skip)]
     pub backend: Option<String>,
+
+    /// The other stores.
+    #[arg(skip)]
+    pub mounts: Vec<MountArg>,
 
     /// Memory for the store's data, a hard bound; with K, M, G or T for powers of 1024, at least 16M
     #[arg(long, value_name = "BYTES", value_parser = parse_cache_size, default_value = "256M", help_heading = BACKEND)]

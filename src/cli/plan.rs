@@ -16,8 +16,12 @@ use virtiofsd::sandbox::SandboxMode;
 use virtiofsd::seccomp::SeccompAction;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 
-use super::options::{FileHandles, Options};
+use super::mounts;
+use super::options::{CACHE_SIZE_MIN, FileHandles, Options};
 use crate::objectfs::OnConflict;
+
+/// Memory is divided in pieces of this many bytes.
+const PAGE: usize = 4096;
 
 /// Why no plan follows from the flags.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -46,6 +50,12 @@ pub enum PlanError {
     /// Stores keep no access control lists.
     #[error("--posix-acl={0} cannot be used with --backend: a store keeps no access control lists")]
     AclInStore(NegotiationMode),
+    /// Memory is divided among the stores, and each needs some.
+    #[error("--cache-size: {stores} stores need at least {}M, {}M each", (*stores as u64 * CACHE_SIZE_MIN) >> 20, CACHE_SIZE_MIN >> 20)]
+    CacheShare {
+        /// How many there are.
+        stores: usize,
+    },
     /// A path that no system call takes.
     #[error("Invalid file name '{0}': it contains a NUL byte")]
     Nul(String),
@@ -82,12 +92,22 @@ pub struct HostDir {
     pub modcaps: Option<String>,
 }
 
+/// Stores, shared by the object file system.
+#[derive(Clone, Debug)]
+pub struct Stores {
+    /// What is at the root of the share.
+    pub root: BackendShare,
+    /// Stores below it, by their paths; each once, none is the root.
+    pub mounts: Vec<(String, BackendShare)>,
+}
+
 /// A store, shared by the object file system.
 #[derive(Clone, Debug)]
 pub struct BackendShare {
-    /// The URL as it is visible on the command line: without its secrets.
-    pub url: String,
-    /// Bytes of the shared pool.
+    /// The URL as it is visible on the command line: without its secrets. `None`: there is no store, only directories that
+    /// lead to others.
+    pub url: Option<String>,
+    /// Bytes of the shared pool that are this store's own.
     pub cache_size: usize,
     /// Whether file data is cached across opens, and by whom.
     pub cache_policy: CachePolicy,
@@ -136,8 +156,8 @@ pub struct BackendShare {
 pub enum Share {
     /// A directory of the host.
     HostDir(Box<HostDir>),
-    /// A store.
-    Backend(Box<BackendShare>),
+    /// One store or several.
+    Backend(Box<Stores>),
 }
 
 /// Where the front end connects.
@@ -211,12 +231,16 @@ pub struct Plan {
 /// # Errors
 /// [`PlanError::NoShare`], [`PlanError::ShareMissing`].
 pub fn check_shared_dir(options: &Options) -> Result<(), PlanError> {
-    if options.backend.is_some() {
+    if has_store(options) {
         return Ok(());
     }
     let dir = options.shared_dir.as_ref().ok_or(PlanError::NoShare)?;
     let path = Path::new(dir);
     if path.is_dir() || path.is_file() { Ok(()) } else { Err(PlanError::ShareMissing(dir.clone())) }
+}
+
+fn has_store(options: &Options) -> bool {
+    options.backend.is_some() || !options.mounts.is_empty()
 }
 
 /// What to tell the user about deprecated flags, in virtiofsd's order. (That about `--socket` follows later, when the
@@ -255,12 +279,11 @@ impl Plan {
             num_request_queues: options.num_request_queues,
         };
         let (mode, seccomp, rlimit_nofile) = (options.sandbox, options.seccomp, options.rlimit_nofile);
-        let (share, sandbox) = match options.backend.clone() {
-            Some(url) => {
-                let sandbox = SandboxPlan { mode, shared_dir: None, uid_map: Vec::new(), gid_map: Vec::new() };
-                (Share::Backend(Box::new(backend(&options, url)?)), sandbox)
-            }
-            None => host_dir(options, mode)?,
+        let (share, sandbox) = if has_store(&options) {
+            let sandbox = SandboxPlan { mode, shared_dir: None, uid_map: Vec::new(), gid_map: Vec::new() };
+            (Share::Backend(Box::new(stores(&options)?)), sandbox)
+        } else {
+            host_dir(options, mode)?
         };
         Ok(Plan { share, setup: Setup { endpoint, sandbox, seccomp, rlimit_nofile, device, log } })
     }
@@ -293,7 +316,23 @@ fn readdirplus(options: &Options) -> bool {
     !matches!(options.cache, CachePolicy::Never) && !options.no_readdirplus
 }
 
-fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError>> {
+/// All stores. Each has an equal part of the memory for itself, so that none can take the others'.
+fn stores(options: &Options) -> Result<Stores, Vec<PlanError>> {
+    let mut root = backend(options, options.backend.clone())?;
+    let mount = |mount| mounts::share(options, mount).map(|share| (mount.path.clone(), share));
+    let mut mounts = options.mounts.iter().map(mount).collect::<Result<Vec<_>, _>>()?;
+    let stores = mounts.len() + usize::from(root.url.is_some());
+    let part = root.cache_size / stores;
+    let part = part - part % PAGE;
+    if options.cache_size < CACHE_SIZE_MIN.saturating_mul(stores as u64) {
+        return Err(vec![PlanError::CacheShare { stores }]);
+    }
+    root.cache_size = if root.url.is_some() { part } else { 0 };
+    mounts.iter_mut().for_each(|(_, share)| share.cache_size = part);
+    Ok(Stores { root, mounts })
+}
+
+pub(super) fn backend(options: &Options, url: Option<String>) -> Result<BackendShare, Vec<PlanError>> {
     if options.posix_acl != NegotiationMode::Never {
         return Err(vec![PlanError::AclInStore(options.posix_acl)]);
     }
@@ -505,15 +544,16 @@ mod tests {
             plan("run/s s3://b --cache-size 32M --request-timeout 5 --num-request-queues 4 --sandbox NONE").unwrap();
         assert_eq!((plan.setup.sandbox.mode, plan.setup.sandbox.shared_dir), (SandboxMode::None, None));
         assert_eq!(plan.setup.device.num_request_queues, 4);
-        let Share::Backend(share) = plan.share else { panic!("a store was asked for") };
-        assert_eq!((share.url.as_str(), share.cache_size), ("s3://b", 32 << 20));
+        let Share::Backend(stores) = plan.share else { panic!("a store was asked for") };
+        let share = stores.root;
+        assert_eq!((share.url.as_deref(), share.cache_size), (Some("s3://b"), 32 << 20));
         assert_eq!((share.request_timeout.as_secs(), share.flush_timeout.as_secs()), (5, 30));
         assert!(check_shared_dir(&options("--backend fs:///x --shared-dir /does/not/exist --fd 3")).is_ok());
     }
 
     fn backend_share(line: &str) -> BackendShare {
         match plan(&format!("s fs:/x {line}")).unwrap().share {
-            Share::Backend(share) => *share,
+            Share::Backend(stores) => stores.root,
             Share::HostDir(_) => panic!("a store was asked for"),
         }
     }

@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, Parser};
 
+use super::mounts;
 use super::options::Options;
 
 /// `ovfs <socket-path> <backend-url> [OPTIONS]`.
@@ -33,7 +34,11 @@ pub(super) struct Reading {
 /// Reads the arguments without their `-o` lists. Whether they are enough is for [`require`] to say.
 pub(super) fn read(args: &[OsString]) -> Result<Reading, clap::Error> {
     match Options::command().try_get_matches_from(args) {
-        Ok(matches) => Ok(Reading { options: from_matches::<Options>(&matches)?, matches }),
+        Ok(matches) => {
+            let mut options = from_matches::<Options>(&matches)?;
+            mounts::sort(&mut options);
+            Ok(Reading { options, matches })
+        }
         Err(error) if error.kind() == ErrorKind::UnknownArgument => short_form(args, error),
         Err(error) => Err(error),
     }
@@ -55,6 +60,7 @@ fn short_form(args: &[OsString], otherwise: clap::Error) -> Result<Reading, clap
         Err(error) if means_short_form(args) && error.kind() == ErrorKind::ValueValidation => return Err(error),
         Err(_) => return Err(otherwise),
     };
+    mounts::sort(&mut options);
     let Ok([socket_path, url]) = <[String; 2]>::try_from(positionals) else { return Err(otherwise) };
     let said_twice =
         options.socket_path.is_some() || options.socket.is_some() || options.fd.is_some() || options.backend.is_some();
@@ -81,7 +87,8 @@ pub(super) fn require(options: &Options) -> Result<(), clap::Error> {
         return Ok(());
     }
     let mut missing = Vec::new();
-    if options.shared_dir.is_none() && options.compat_options.is_none() && options.backend.is_none() {
+    let has_store = options.backend.is_some() || !options.mounts.is_empty();
+    if options.shared_dir.is_none() && options.compat_options.is_none() && !has_store {
         missing.push("--shared-dir <SHARED_DIR>");
     }
     if options.socket.is_none() && options.socket_path.is_none() && options.fd.is_none() {

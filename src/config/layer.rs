@@ -10,6 +10,7 @@ use super::file::{File, Section};
 use super::store::Described;
 use super::{Setting, schema, value};
 use crate::cli::flags::{self, Flag};
+use crate::cli::mount_path;
 
 /// What a setting is kept under that no flag has.
 pub(super) const EXPIRATION: &str = "cache-expiration-time";
@@ -244,15 +245,7 @@ impl Layer {
         let (options, store) = entry(section, &allowed, "path")?;
         store.check(&keys)?;
         let path = required(section, "path")?;
-        let bad = |why: &str| Err(section.error("path", format!("'{path}' {why}")));
-        if !path.starts_with('/') {
-            return bad("does not begin with a slash");
-        }
-        let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
-        if names.iter().any(|name| matches!(*name, "." | "..") || name.contains('\0') || name.len() > 255) {
-            return bad("has a name in it that no directory can have");
-        }
-        let path = format!("/{}", names.join("/"));
+        let path = mount_path(&path).map_err(|why| section.error("path", format!("'{path}' {why}")))?;
         if let Some(known) = self.mounts.iter().find(|known| known.path == path) {
             return Err(section.error("path", format!("'{path}' is described twice, first at {}", known.place)));
         }

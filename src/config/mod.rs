@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Preset, flags};
+use crate::cli::{MountArg, Preset, flags};
 pub use diagnostic::{Diagnostic, Place};
 use layer::{EXPIRATION, Layer, MountEntry, Options, ShareEntry};
 pub use print::print;
@@ -79,7 +79,7 @@ pub struct Mount {
     pub path: String,
     /// Where it is described.
     pub place: Place,
-    /// Its own options: those of [`schema::mount_keys`].
+    /// Its own options: those of [`schema::mount_keys`]. Others are as with the share.
     pub options: Vec<Setting>,
     /// How long its names and attributes are trusted under `cache = "auto"`, if not for the built-in time.
     pub cache_expiration: Option<Duration>,
@@ -115,13 +115,25 @@ pub struct Settings {
     pub exposed: Vec<PathBuf>,
 }
 
+fn presets(options: &[Setting]) -> Vec<Preset> {
+    options.iter().map(|setting| Preset { name: setting.name.clone(), values: setting.values.clone() }).collect()
+}
+
 impl Settings {
     /// The options, for the command line.
     pub fn presets(&self) -> Vec<Preset> {
-        self.options
-            .iter()
-            .map(|setting| Preset { name: setting.name.clone(), values: setting.values.clone() })
-            .collect()
+        presets(&self.options)
+    }
+
+    /// The stores below the root, for the command line.
+    pub fn mount_args(&self) -> Vec<MountArg> {
+        let arg = |mount: &Mount| MountArg {
+            path: mount.path.clone(),
+            url: mount.store.visible.clone(),
+            own: presets(&mount.options),
+            cache_expiration: mount.cache_expiration,
+        };
+        self.mounts.iter().map(arg).collect()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 
 use super::{Mount, Setting, Settings, schema, value};
-use crate::cli::Line;
 use crate::cli::flags::{self, Flag, Kind};
+use crate::cli::{Line, MountArg};
 
 /// What holds for a store where nothing is said, of flags whose default clap does not know because it must be seen whether
 /// they were given.
@@ -48,13 +48,20 @@ pub fn print(mut out: impl Write, line: &Line, settings: &Settings) -> io::Resul
         if flag.name == "backend" && in_file.is_some_and(|store| !store.shown.is_empty()) {
             continue;
         }
-        let unsaid = || UNSAID.iter().find(|(name, _)| *name == flag.name && line.options.backend.is_some());
+        let has_store = line.options.backend.is_some() || !line.options.mounts.is_empty();
+        let unsaid = || UNSAID.iter().find(|(name, _)| *name == flag.name && has_store);
         let texts = line.texts.get(&flag.name).cloned();
         if let Some(texts) = texts.or_else(|| unsaid().map(|(_, value)| vec![(*value).to_owned()])) {
             writeln!(out, "{} = {}", flag.key(), of_flag(flag, &texts))?;
         }
     }
-    settings.mounts.iter().try_for_each(|one| mount(&mut out, one, flags))?;
+    for MountArg { path, url, .. } in &line.options.mounts {
+        match settings.mounts.iter().find(|mount| mount.path == *path && mount.store.visible == *url) {
+            Some(one) => mount(&mut out, one, flags)?,
+            // Of the command line, where there is nothing but a URL to say it with.
+            None => writeln!(out, "\n# --backend {path}={url}")?,
+        }
+    }
     out.flush()
 }
 

@@ -18,7 +18,7 @@ const MOUNT_KEYS: [&str; 3] = ["path", "type", "cache_expiration_time"];
 const NOT_OF_SHARES: [&str; 5] = ["shared-dir", "backend", "socket-path", "socket-group", "fd"];
 
 /// Options that each mount can have its own of.
-const OF_MOUNTS: [&str; 11] = [
+const OF_MOUNTS: [&str; 12] = [
     "cache",
     "readonly",
     "uid",
@@ -30,6 +30,7 @@ const OF_MOUNTS: [&str; 11] = [
     "on-conflict",
     "writeback-delay",
     "request-timeout",
+    "capacity",
 ];
 
 /// Whether a flag stands in `[socket_settings]`, where the oldest files have it, instead of `[options]`.

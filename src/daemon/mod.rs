@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use log::{error, info, warn};
 use thiserror::Error;
 
-use crate::cli::{self, Given, Line, LogPlan, Options, Plan, PlanError, Share, capabilities, plan};
+use crate::cli::{self, BackendShare, Given, Line, LogPlan, Options, Plan, PlanError, Share, capabilities, plan};
 use crate::config::{self, Settings};
 use crate::process::caps::CapsError;
 use crate::process::isolated::CheckError;
@@ -34,8 +34,6 @@ use crate::process::{comm, signals};
 /// Why the daemon does not run. Each is logged as one line, and the exit code is 1.
 #[derive(Debug, Error)]
 enum StartError {
-    #[error("Several mounts in one share are not served yet: {0}")]
-    SeveralMounts(config::Place),
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Plan(Vec<PlanError>),
     #[error(transparent)]
@@ -64,6 +62,10 @@ enum StartError {
     UrlNotUtf8,
     #[error("--backend: {0}")]
     Url(#[from] crate::broker::BackendError),
+    #[error("{0} stores in one share are too many")]
+    TooManyMounts(usize),
+    #[error("{path}: {error}")]
+    MountUrl { path: String, error: crate::broker::BackendError },
     #[error("Error connecting to the broker: {0}")]
     StoreClient(io::Error),
     #[error("The store cannot be served: {}", .0.text)]
@@ -79,6 +81,9 @@ impl From<PlanError> for StartError {
         StartError::Plan(vec![error])
     }
 }
+
+/// The path of the root.
+const ROOT: &str = "/";
 
 /// The exit code for what a user said wrong.
 const USAGE: u8 = 2;
@@ -125,7 +130,7 @@ pub fn main() -> ExitCode {
 fn complete(given: Given, settings: &Settings) -> Result<Line, clap::Error> {
     let own_cache = given.says("cache");
     let backend = settings.store.as_ref().map(|store| store.visible.clone());
-    let mut line = given.complete(&settings.presets(), backend)?;
+    let mut line = given.complete(&settings.presets(), backend, settings.mount_args())?;
     // The time belongs to the policy that it was said of.
     line.options.cache_expiration = settings.cache_expiration.filter(|_| !own_cache);
     Ok(line)
@@ -139,11 +144,11 @@ fn start(options: Options, settings: Settings, mut vault: Vault) -> Result<i32, 
     if let Some(share) = &settings.share {
         info!(target: TARGET, "{}: the [[shares]] entry at {} applies", share.shared_dir.display(), share.place);
     }
-    if let Some(mount) = settings.mounts.first() {
-        return Err(StartError::SeveralMounts(mount.place.clone()));
-    }
     if let Some(store) = settings.store {
-        vault.keep(&store.visible, store.url);
+        vault.keep(ROOT, &store.visible, store.url);
+    }
+    for mount in settings.mounts {
+        vault.keep(&mount.path, &mount.store.visible, mount.store.url);
     }
     plan::check_shared_dir(&options)?;
     for warning in plan::deprecations(&options) {
@@ -152,9 +157,13 @@ fn start(options: Options, settings: Settings, mut vault: Vault) -> Result<i32, 
     let Plan { share, setup } = Plan::new(options).map_err(StartError::Plan)?;
     match share {
         Share::HostDir(dir) => host_dir::run(*dir, &setup),
-        Share::Backend(share) => {
-            let url = vault.take(&share.url);
-            backend::run(*share, url, &setup)
+        Share::Backend(stores) => {
+            let mut take = |path: &str, share: &BackendShare| share.url.as_ref().map(|url| vault.take(path, url));
+            let urls = std::iter::once((ROOT, &stores.root))
+                .chain(stores.mounts.iter().map(|(path, share)| (path.as_str(), share)))
+                .map(|(path, share)| take(path, share))
+                .collect();
+            backend::run(*stores, urls, &setup)
         }
     }
 }

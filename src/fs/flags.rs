@@ -1,6 +1,8 @@
 //! Flag bits that a file system and its server agree on, under the names of `include/uapi/linux/fuse.h` without their
 //! `FUSE_`.
 
+use super::Errno;
+
 /// Bits of FUSE_INIT: `flags` | `flags2` << 32.
 pub mod init {
     /// Reads of one file may overlap.
@@ -98,4 +100,22 @@ pub mod fopen {
     pub const NOFLUSH: u32 = 1 << 5;
     /// Direct writes may overlap.
     pub const PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
+}
+
+/// Flags of open(2) that mean nothing once a name is resolved; Linux guests keep them to themselves.
+pub const CREATION_FLAGS: u32 = (libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY).cast_unsigned();
+
+/// Why open flags do not go with a read-only file system, in virtiofsd's order.
+pub fn refused_readonly(flags: u32) -> Option<Errno> {
+    let flags = flags.cast_signed();
+    let has = |bits| flags & bits == bits;
+    if has(libc::O_PATH) {
+        None
+    } else if flags & libc::O_ACCMODE != libc::O_RDONLY || has(libc::O_EXCL) {
+        Some(Errno::EROFS)
+    } else if has(libc::O_TMPFILE) || has(libc::O_TRUNC) {
+        Some(Errno::EINVAL)
+    } else {
+        None
+    }
 }

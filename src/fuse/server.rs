@@ -12,13 +12,11 @@ use super::decode::{self, Operation};
 use super::reply::{self, Answer, DirPacker};
 use super::session::{self, Greeting, Hello, MAX_MESSAGE, MAX_WRITE, Session, Terms};
 use super::throttle::Throttle;
+use crate::fs::flags::{CREATION_FLAGS, refused_readonly};
 use crate::fs::{
     Context, Entry, Errno, Extensions, FileSystem, Handle, Migrate, NodeId, Opened, Read, Result, Source, Write,
     XattrReply,
 };
-
-/// Flags of open(2) that mean nothing once a name is resolved; Linux guests keep them to themselves.
-const CREATION_FLAGS: u32 = (libc::O_CREAT | libc::O_EXCL | libc::O_NOCTTY).cast_unsigned();
 
 /// What a server does apart from its file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -204,7 +202,7 @@ impl<F: FileSystem> Server<F> {
     /// room, so that a guest which cannot hear the answer changes nothing.
     fn refusal(&self, operation: &Operation<'_>, room: usize) -> Option<Errno> {
         if self.options.readonly
-            && let Some(errno) = refused_readonly(operation)
+            && let Some(errno) = refused_operation(operation)
         {
             return Some(errno);
         }
@@ -394,7 +392,7 @@ impl<F: FileSystem> Server<F> {
         if entry.nodeid == NodeId(0) {
             return Err(Errno::EROFS);
         }
-        let opened = match refused_open(flags) {
+        let opened = match refused_readonly(flags) {
             Some(errno) => Err(errno),
             None => self.fs.open(ctx, entry.nodeid, flags & !CREATION_FLAGS, kill_priv).await,
         };
@@ -467,7 +465,7 @@ fn answer_len(operation: &Operation<'_>) -> usize {
 }
 
 /// Why a read-only server refuses the operation, if it does. CREATE has its own way.
-fn refused_readonly(operation: &Operation<'_>) -> Option<Errno> {
+fn refused_operation(operation: &Operation<'_>) -> Option<Errno> {
     match operation {
         Operation::Setattr { .. }
         | Operation::Symlink { .. }
@@ -483,22 +481,7 @@ fn refused_readonly(operation: &Operation<'_>) -> Option<Errno> {
         | Operation::Fallocate { .. }
         | Operation::CopyFileRange { .. } => Some(Errno::EROFS),
         Operation::Access { mask } if mask & libc::W_OK.cast_unsigned() != 0 => Some(Errno::EROFS),
-        Operation::Open { flags, .. } | Operation::Opendir { flags } => refused_open(*flags),
+        Operation::Open { flags, .. } | Operation::Opendir { flags } => refused_readonly(*flags),
         _ => None,
-    }
-}
-
-/// Why open flags do not go with a read-only file system, in virtiofsd's order.
-fn refused_open(flags: u32) -> Option<Errno> {
-    let flags = flags.cast_signed();
-    let has = |bits| flags & bits == bits;
-    if has(libc::O_PATH) {
-        None
-    } else if flags & libc::O_ACCMODE != libc::O_RDONLY || has(libc::O_EXCL) {
-        Some(Errno::EROFS)
-    } else if has(libc::O_TMPFILE) || has(libc::O_TRUNC) {
-        Some(Errno::EINVAL)
-    } else {
-        None
     }
 }

@@ -15,10 +15,11 @@ use super::ids::Ids;
 use super::inode::{Inode, State, now_ns};
 use super::listings::Listings;
 use super::tree::{Tree, is_reserved};
-use crate::cache::{Blocks, CleanCache};
-use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
+use crate::cache::{Blocks, CleanCache, Part};
+use crate::fs::flags::init;
+use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result, StatFs};
 use crate::store::path::check_name;
-use crate::store::{Attributes, Capabilities, Kind, Meta, Pool, Remote, Store, StoreError};
+use crate::store::{Attributes, Capabilities, Kind, Meta, Remote, Store, StoreError};
 
 /// How the guest may cache, by `--cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,12 +94,40 @@ impl Config {
             CachePolicy::Metadata | CachePolicy::Always => Duration::from_secs(86_400),
         }
     }
+
+    /// The optional FUSE_INIT flags ([`init`]) that it calls for.
+    pub fn init_flags(&self) -> u64 {
+        let readdirplus = self.readdirplus && self.cache != CachePolicy::Never;
+        let wanted = [
+            (readdirplus, init::DO_READDIRPLUS | init::READDIRPLUS_AUTO),
+            (self.writeback, init::WRITEBACK_CACHE),
+            (self.killpriv_v2 && !self.posix, init::HANDLE_KILLPRIV_V2),
+            (self.allow_mmap, init::DIRECT_IO_ALLOW_MMAP),
+        ];
+        wanted.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag)
+    }
+
+    /// What statfs(2) says. A store has no size: what the operator says of it, all free.
+    pub fn statfs(&self) -> StatFs {
+        const FILES: u64 = 1 << 40;
+        let blocks = self.capacity / 4096;
+        StatFs {
+            blocks,
+            bfree: blocks,
+            bavail: blocks,
+            files: FILES,
+            ffree: FILES,
+            bsize: 4096,
+            namelen: 255,
+            frsize: 4096,
+        }
+    }
 }
 
 /// What all operations share.
 pub struct Core<S> {
     pub(super) config: Config,
-    pub(super) ids: Ids,
+    pub(super) ids: Arc<Ids>,
     pub(super) remote: Remote<S>,
     pub(super) capabilities: Capabilities,
     pub(super) blocks: Arc<Blocks>,
@@ -126,16 +155,16 @@ pub struct Core<S> {
 }
 
 impl<S: Store> Core<S> {
-    /// A file system over `remote`, whose file data lives in `pool`.
+    /// A file system over `remote`, whose file data lives in `memory`.
     ///
     /// # Errors
     /// When no thread can be made.
     pub fn new(
         config: Config,
-        ids: Ids,
+        ids: Arc<Ids>,
         remote: Remote<S>,
         capabilities: Capabilities,
-        pool: Arc<Pool>,
+        memory: Part,
     ) -> std::io::Result<Arc<Core<S>>> {
         let tree = Tree::new(now_ns(), config.inodes_max);
         let background = ThreadPoolBuilder::new().pool_size(1).name_prefix("ovfs-background").create()?;
@@ -144,7 +173,7 @@ impl<S: Store> Core<S> {
             ids,
             remote,
             capabilities,
-            blocks: Blocks::new(pool),
+            blocks: Blocks::new(memory),
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
             reading_ahead: Arc::default(),

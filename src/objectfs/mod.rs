@@ -33,7 +33,7 @@ mod save;
 mod special;
 mod stream;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -48,7 +48,7 @@ use std::time::Duration;
 use self::core::Core;
 pub use self::core::{CachePolicy, Config, OnConflict};
 pub use self::ids::Ids;
-use crate::fs::flags::init;
+use crate::cache::Part;
 use crate::fs::{
     Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read, Result,
     SetAttr, Sink, Source, StatFs, Write, XattrReply,
@@ -77,21 +77,21 @@ impl<S: Store> ObjectFs<S> {
         capabilities: Capabilities,
         pool: Arc<Pool>,
     ) -> std::io::Result<ObjectFs<S>> {
-        ObjectFs::with_ids(config, Ids::default(), remote, capabilities, pool)
+        ObjectFs::with_ids(config, Arc::default(), remote, capabilities, pool)
     }
 
-    /// As [`ObjectFs::new`], with owners translated between guest and store.
+    /// As [`ObjectFs::new`], with owners translated between guest and store, and with file data in a part of the pool.
     ///
     /// # Errors
     /// As [`ObjectFs::new`].
     pub fn with_ids(
         config: Config,
-        ids: Ids,
+        ids: Arc<Ids>,
         remote: Remote<S>,
         capabilities: Capabilities,
-        pool: Arc<Pool>,
+        memory: impl Into<Part>,
     ) -> std::io::Result<ObjectFs<S>> {
-        let core = Core::new(config, ids, remote, capabilities, pool)?;
+        let core = Core::new(config, ids, remote, capabilities, memory.into())?;
         let retrier = upload::Retrier::start(Arc::downgrade(&core))?;
         let saver = config.posix.then(|| save::Saver::start(&core)).transpose()?;
         let delayed = !config.writeback_delay.is_zero();
@@ -114,15 +114,7 @@ impl<S: Store> ObjectFs<S> {
 impl<S: Store> FileSystem for ObjectFs<S> {
     async fn init(&self, offered: u64) -> Result<u64> {
         self.end_session().await;
-        let config = &self.core.config;
-        let readdirplus = config.readdirplus && config.cache != CachePolicy::Never;
-        let wanted = [
-            (readdirplus, init::DO_READDIRPLUS | init::READDIRPLUS_AUTO),
-            (config.writeback, init::WRITEBACK_CACHE),
-            (config.killpriv_v2 && !config.posix, init::HANDLE_KILLPRIV_V2),
-            (config.allow_mmap, init::DIRECT_IO_ALLOW_MMAP),
-        ];
-        Ok(wanted.iter().filter(|(on, _)| *on).fold(0, |flags, (_, flag)| flags | flag) & offered)
+        Ok(self.core.config.init_flags() & offered)
     }
 
     async fn destroy(&self) {
@@ -246,19 +238,7 @@ impl<S: Store> FileSystem for ObjectFs<S> {
 
     async fn statfs(&self, _: Context, nodeid: NodeId) -> Result<StatFs> {
         self.core.inode(nodeid)?;
-        // A store has no size: what the operator says of it, all free.
-        let blocks = self.core.config.capacity / 4096;
-        const FILES: u64 = 1 << 40;
-        Ok(StatFs {
-            blocks,
-            bfree: blocks,
-            bavail: blocks,
-            files: FILES,
-            ffree: FILES,
-            bsize: 4096,
-            namelen: 255,
-            frsize: 4096,
-        })
+        Ok(self.core.config.statfs())
     }
 
     async fn opendir(&self, _: Context, nodeid: NodeId, _: u32) -> Result<Opened> {

@@ -43,10 +43,18 @@ impl Drop for SecretUrl {
     }
 }
 
-/// The URLs that stood on the command line, each under what is visible of it now.
+/// The URLs that stood on the command line, each under its place in the share and what is visible of it now.
 #[derive(Debug, Default)]
 pub struct Vault {
-    entries: Vec<(Vec<u8>, SecretUrl)>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// As it was given; empty for the root.
+    path: Vec<u8>,
+    visible: Vec<u8>,
+    url: SecretUrl,
 }
 
 impl Vault {
@@ -82,17 +90,28 @@ impl Vault {
                     continue;
                 }
             };
-            vault.hide(&mut arg[url..]);
+            vault.hide_value(&mut arg[url..]);
         }
         vault
     }
 
-    /// Keeps a URL that did not stand on the command line, under what may be seen of it.
-    pub fn keep(&mut self, visible: &str, url: SecretUrl) {
-        self.entries.push((visible.as_bytes().to_vec(), url));
+    /// Keeps a URL that did not stand on the command line, under its path in the share and what may be seen of it.
+    pub fn keep(&mut self, path: &str, visible: &str, url: SecretUrl) {
+        self.entries.push(Entry { path: path.as_bytes().to_vec(), visible: visible.as_bytes().to_vec(), url });
     }
 
-    fn hide(&mut self, url: &mut [u8]) {
+    /// `URL` or `/PATH=URL`.
+    fn hide_value(&mut self, value: &mut [u8]) {
+        match value.iter().position(|&byte| byte == b'=').filter(|_| value.starts_with(b"/")) {
+            Some(end) => {
+                let (path, url) = value.split_at_mut(end + 1);
+                self.hide(&path[..end], url);
+            }
+            None => self.hide(b"", value),
+        }
+    }
+
+    fn hide(&mut self, path: &[u8], url: &mut [u8]) {
         let secrets = secret_ranges(url);
         if secrets.is_empty() {
             return;
@@ -101,16 +120,24 @@ impl Vault {
         for range in secrets {
             url[range].fill(b'x');
         }
-        self.entries.push((url.to_vec(), original));
+        self.entries.push(Entry { path: path.to_vec(), visible: url.to_vec(), url: original });
     }
 
-    /// The URL of which `visible` is what can be seen. Of several the last, as with any repeated option.
-    pub fn take(mut self, visible: &str) -> SecretUrl {
-        match self.entries.iter().rposition(|(seen, _)| seen == visible.as_bytes()) {
-            Some(at) => self.entries.swap_remove(at).1,
+    /// The URL for `path` in the share of which `visible` is what can be seen. Of several the last, as with any repeated
+    /// option.
+    pub fn take(&mut self, path: &str, visible: &str) -> SecretUrl {
+        let is_it = |entry: &Entry| entry.visible == visible.as_bytes() && same_path(&entry.path, path.as_bytes());
+        match self.entries.iter().rposition(is_it) {
+            Some(at) => self.entries.remove(at).url,
             None => SecretUrl(visible.as_bytes().to_vec()),
         }
     }
+}
+
+/// Whether two paths in a share are of the same names.
+fn same_path(one: &[u8], other: &[u8]) -> bool {
+    let names = |path| <[u8]>::split(path, |&byte| byte == b'/').filter(|name| !name.is_empty());
+    names(one).eq(names(other))
 }
 
 /// Where this process's environment lies, in which the credentials of stores may stand.
@@ -245,7 +272,7 @@ mod tests {
 
     fn hidden(url: &str) -> String {
         let mut bytes = url.as_bytes().to_vec();
-        Vault::default().hide(&mut bytes);
+        Vault::default().hide(b"", &mut bytes);
         String::from_utf8(bytes).unwrap()
     }
 
@@ -286,14 +313,27 @@ mod tests {
             b"ovfs\0--shared-dir\0fs:/a?token=1\0--backend\0s3://a?token=1\0--backend=s3://b?token=2\0sock\0\
                          s3://b?token=3\0"
                 .to_vec();
-        let vault = Vault::fill_from(&mut area, takes_value);
+        let mut vault = Vault::fill_from(&mut area, takes_value);
         let expected =
             b"ovfs\0--shared-dir\0fs:/a?token=1\0--backend\0s3://a?token=x\0--backend=s3://b?token=x\0sock\0\
                          s3://b?token=x\0";
         assert_eq!(String::from_utf8_lossy(&area), String::from_utf8_lossy(expected));
         assert!(!format!("{vault:?}").contains("token=1"));
-        assert_eq!(vault.take("s3://b?token=x").expose(), Some("s3://b?token=3"));
-        assert_eq!(Vault::default().take("memory:///").expose(), Some("memory:///"));
+        assert_eq!(vault.take("/", "s3://b?token=x").expose(), Some("s3://b?token=3"));
+        assert_eq!(Vault::default().take("/", "memory:///").expose(), Some("memory:///"));
+    }
+
+    #[test]
+    fn secrets_of_several_stores_do_not_mix() {
+        let mut area = b"ovfs\0--backend\0//a/=s3://b?token=1\0--backend=/b=s3://b?token=2\0".to_vec();
+        let mut vault = Vault::fill_from(&mut area, |arg| arg == b"--backend");
+        let expected = "ovfs\0--backend\0//a/=s3://b?token=x\0--backend=/b=s3://b?token=x\0";
+        assert_eq!(String::from_utf8_lossy(&area), expected);
+        vault.keep("/c", "s3://b?token=x", String::from("s3://b?token=3").into());
+        for (path, token) in [("/a", "1"), ("/b", "2"), ("/c", "3")] {
+            let url = format!("s3://b?token={token}");
+            assert_eq!(vault.take(path, "s3://b?token=x").expose(), Some(url.as_str()), "{path}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -16,11 +17,15 @@ use super::frame;
 use super::path::check_name;
 use super::protocol::*;
 
-/// Most requests in flight; more wait.
+/// Most requests of one mount in flight; more wait. Each mount has as many, so that a store which does not answer fills
+/// nobody's room but its own.
 pub const IN_FLIGHT_MAX: usize = 1024;
 
 /// How long after the broker's own deadline a silent broker is given up.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
+
+/// The longest that a broker can claim to need.
+const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
 /// What a request keeps alive until its reply; see the head of `store::client`.
 pub type Keep = Box<dyn Any + Send>;
@@ -32,22 +37,43 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Tells the watcher that the first request is on its way, or that all is over.
     watch: Condvar,
-    request_timeout: Duration,
+    /// In milliseconds.
+    request_timeout: AtomicU64,
 }
 
 #[derive(Default)]
 struct State {
     next_id: u64,
     requests: HashMap<u64, Request>,
-    /// Requests without the broker's reply, whether or not anybody waits for it.
-    unanswered: usize,
-    /// Futures that wait for room.
-    queue: Vec<Waker>,
+    lanes: HashMap<MountId, Lane>,
     /// Why no reply will ever come.
     closed: Option<StoreError>,
 }
 
+/// What one mount has under way.
+#[derive(Default)]
+struct Lane {
+    /// Requests without the broker's reply, whether or not anybody waits for it.
+    unanswered: usize,
+    /// Futures that wait for room.
+    queue: Vec<Waker>,
+}
+
+impl State {
+    fn unanswered(&self) -> usize {
+        self.lanes.values().map(|lane| lane.unanswered).sum()
+    }
+
+    /// A request of `mount` has its reply, or never was one. Who waited for room can be woken.
+    fn answered(&mut self, mount: MountId) -> Vec<Waker> {
+        let Some(lane) = self.lanes.get_mut(&mount) else { return Vec::new() };
+        lane.unanswered = lane.unanswered.saturating_sub(1);
+        std::mem::take(&mut lane.queue)
+    }
+}
+
 struct Request {
+    mount: MountId,
     expects: Expects,
     /// `None`: only the reply ends it (uploads may take their time; the broker bounds their steps).
     deadline: Option<Instant>,
@@ -115,6 +141,10 @@ fn sound(meta: &Meta) -> bool {
     i64::try_from(meta.size).is_ok()
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 pub(super) fn error(kind: StoreErrorKind, text: impl Into<String>) -> StoreError {
     StoreError { kind, text: text.into() }
 }
@@ -130,13 +160,18 @@ impl Shared {
             sock: Mutex::new(sock),
             state: Mutex::new(State { next_id: 1, ..State::default() }),
             watch: Condvar::new(),
-            request_timeout,
+            request_timeout: AtomicU64::new(millis(request_timeout)),
         }
+    }
+
+    /// The broker's own deadline is another from now on.
+    pub fn set_request_timeout(&self, request_timeout: Duration) {
+        self.request_timeout.store(millis(request_timeout.min(REQUEST_TIMEOUT_MAX)), Ordering::Relaxed);
     }
 
     /// How many requests have no reply yet.
     pub fn in_flight(&self) -> usize {
-        lock(&self.state).unanswered
+        lock(&self.state).unanswered()
     }
 
     /// Ends the connection, for which the reader waits.
@@ -161,7 +196,7 @@ impl Shared {
         let mut wake = Vec::new();
         let mut state = lock(&self.state);
         let why = state.closed.get_or_insert(why).clone();
-        state.unanswered = 0;
+        let waiting = state.lanes.drain().flat_map(|(_, lane)| lane.queue).collect::<Vec<_>>();
         state.requests.retain(|_, request| {
             dropped.push(request._keep.take());
             request.replied = true;
@@ -177,7 +212,7 @@ impl Shared {
                 Slot::Abandoned => false,
             }
         });
-        wake.append(&mut state.queue);
+        wake.extend(waiting);
         drop(state);
         self.watch.notify_all();
         // Outside the lock: both run foreign code.
@@ -191,6 +226,7 @@ impl Shared {
         let why = loop {
             match frame::read(&mut from, &mut body) {
                 Ok(Some(ToDevice::Done { id, result })) => self.done(id, result),
+                Ok(Some(ToDevice::RequestTimeout { ms })) => self.set_request_timeout(Duration::from_millis(ms)),
                 Ok(Some(ToDevice::Flush { deadline_ms })) => {
                     // The flush thread ends only with this sender.
                     let _ = flush.send(Duration::from_millis(deadline_ms.into()));
@@ -214,6 +250,7 @@ impl Shared {
             return;
         };
         request.replied = true;
+        let mount = request.mount;
         let keep = request._keep.take();
         let result = request.expects.check(result);
         let mut wake = match std::mem::replace(&mut request.slot, Slot::Abandoned) {
@@ -231,8 +268,7 @@ impl Shared {
                 None
             }
         };
-        state.unanswered -= 1;
-        let queue = std::mem::take(&mut state.queue);
+        let queue = state.answered(mount);
         drop(state);
         drop(keep);
         if let Some(waker) = wake.take() {
@@ -276,10 +312,14 @@ impl Shared {
         }
     }
 
+    fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout.load(Ordering::Relaxed))
+    }
+
     fn deadline(&self, op: &Op) -> Option<Instant> {
         match op {
             Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } => None,
-            _ => Some(Instant::now() + self.request_timeout * 2 + GRACE),
+            _ => Some(Instant::now() + self.request_timeout() * 2 + GRACE),
         }
     }
 }
@@ -310,20 +350,25 @@ impl<'a> Call<'a> {
             self.stage = Stage::Over;
             return Poll::Ready(Err(why));
         }
-        if state.unanswered >= IN_FLIGHT_MAX {
-            if !state.queue.iter().any(|w| w.will_wake(cx.waker())) {
-                state.queue.push(cx.waker().clone());
+        let first = state.unanswered() == 0;
+        let Stage::Queued { mount, .. } = self.stage else {
+            return Poll::Ready(Err(error(StoreErrorKind::Protocol, "a store request polled after its end")));
+        };
+        let lane = state.lanes.entry(mount).or_default();
+        if lane.unanswered >= IN_FLIGHT_MAX {
+            if !lane.queue.iter().any(|w| w.will_wake(cx.waker())) {
+                lane.queue.push(cx.waker().clone());
             }
             return Poll::Pending;
         }
+        lane.unanswered += 1;
         let Stage::Queued { mount, op, keep } = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Poll::Ready(Err(error(StoreErrorKind::Protocol, "a store request polled after its end")));
         };
         let id = state.next_id;
         state.next_id += 1;
-        let first = state.unanswered == 0;
-        state.unanswered += 1;
         let request = Request {
+            mount,
             expects: Expects::of(&op),
             deadline: self.shared.deadline(&op),
             slot: Slot::Waiting(Some(cx.waker().clone())),
@@ -345,10 +390,10 @@ impl<'a> Call<'a> {
                 let mut state = lock(&self.shared.state);
                 let request = state.requests.remove(&id);
                 // Unless the reader saw the end of the connection first, and counted it off.
-                if request.as_ref().is_some_and(|r| !r.replied) {
-                    state.unanswered -= 1;
-                }
-                let queue = std::mem::take(&mut state.queue);
+                let queue = match &request {
+                    Some(r) if !r.replied => state.answered(r.mount),
+                    _ => Vec::new(),
+                };
                 drop(state);
                 drop(request);
                 queue.into_iter().for_each(Waker::wake);

@@ -19,7 +19,7 @@ pub const LIST_PAGE_MAX: usize = 1000;
 /// Most [`Base`]s of one [`Op::Compose`].
 pub const BASES_MAX: usize = 8;
 
-/// Number of a mount (a store in the share); 0 is the only one of a plain `--backend`.
+/// Number of a mount (a store in the share); 0 is the one in the root, and the only one of a plain `--backend`.
 pub type MountId = u16;
 
 /// A place in the pool.
@@ -64,6 +64,11 @@ pub enum ToDevice {
     Flush {
         /// Milliseconds that are left.
         deadline_ms: u32,
+    },
+    /// From now on the broker answers within this time, on whichever mount it takes longest.
+    RequestTimeout {
+        /// Milliseconds.
+        ms: u64,
     },
 }
 

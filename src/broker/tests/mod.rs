@@ -18,8 +18,11 @@ use std::time::Duration;
 use futures::executor::block_on;
 
 use super::run::run_until;
-use super::{Backend, BrokerOptions, run};
+use super::{Backend, BrokerOptions, Mounted, run};
 use crate::store::*;
+
+/// How long the end may take.
+const FLUSH: Duration = Duration::from_secs(5);
 
 const POOL: usize = 192 << 20;
 
@@ -56,13 +59,7 @@ impl Bed {
     }
 
     fn options(request_timeout: Duration) -> BrokerOptions {
-        BrokerOptions {
-            request_timeout,
-            flush_timeout: Duration::from_secs(5),
-            posix_metadata: false,
-            readonly: false,
-            disk: None,
-        }
+        BrokerOptions { request_timeout, posix_metadata: false, readonly: false, disk: None }
     }
 
     fn with_options(url: &str, options: BrokerOptions, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
@@ -75,7 +72,8 @@ impl Bed {
         let (stop, stopped) = tokio::sync::mpsc::channel(2);
         let broker = std::thread::spawn(move || {
             let device_process = move || exited.recv().unwrap_or(99);
-            run_until(&backend, &broker_pool, theirs.into(), &options, device_process, None::<(_, fn())>, stopped)
+            let stores = vec![Mounted { id: 0, path: "/".into(), backend, options }];
+            run_until(stores, &broker_pool, theirs.into(), FLUSH, device_process, None::<(_, fn())>, stopped)
         });
         let client = StoreClient::start(ours.into(), request_timeout, on_flush).unwrap();
         let remote = Remote::new(Arc::clone(&client), 0);

@@ -44,7 +44,7 @@ fn keeps() -> Capabilities {
 fn mount(bucket: &Arc<Mutex<Bucket>>, config: Config, capabilities: Capabilities, ids: Ids) -> Fs {
     let pool = Arc::new(Pool::new(32 << 20).expect("memfd"));
     let store = MemStore::new(Arc::clone(&pool), Arc::clone(bucket), 100);
-    let fs = ObjectFs::with_ids(config, ids, Remote::new(store, 0), capabilities, pool).expect("threads");
+    let fs = ObjectFs::with_ids(config, Arc::new(ids), Remote::new(store, 0), capabilities, pool).expect("threads");
     block_on(fs.init(u64::MAX)).expect("init");
     Fs { fs, bucket: Arc::clone(bucket) }
 }
