@@ -390,15 +390,17 @@ fn file_of_secrets_that_everybody_can_read_is_one_warning() {
 }
 
 #[test]
-fn several_mounts_are_refused_in_one_line() {
+fn mounts_are_printed_with_their_options() {
     let scratch = Scratch::new();
     let file = scratch.join("f.toml");
-    write(&file, "[storage_settings]\ntype = \"memory\"\n[[mounts]]\npath = \"/models\"\ntype = \"memory\"");
-    let finished = ovfs().arg("--config-file").arg(&file).arg("--socket-path").arg(scratch.join("run/s")).run();
-    assert_eq!(finished.exit, Exit::Code(1));
-    let said = format!("Several mounts in one share are not served yet: {}:4", file.display());
-    assert!(finished.stderr.lines().count() == 1 && finished.stderr.contains(&said), "{}", finished.stderr);
-    assert!(!scratch.join("run/s").exists());
-    let printed_mount = ovfs().arg("--config-file").arg(&file).arg("--print-config").run();
-    assert_eq!(printed(&printed_mount, "path"), Some("\"/models\""));
+    let mount = "[[mounts]]\npath = \"//models/\"\ntype = \"memory\"\nuid = 5\ncapacity = \"2G\"\n";
+    write(&file, &format!("[storage_settings]\ntype = \"memory\"\n{mount}"));
+    let of_file = ovfs().arg("--config-file").arg(&file).arg("--print-config").run();
+    assert_eq!((printed(&of_file, "path"), printed(&of_file, "type")), (Some("\"/models\""), Some("\"memory\"")));
+    let own = of_file.stdout.split("[[mounts]]").nth(1).expect("the entry");
+    assert!(own.contains("uid = 5\n") && own.contains("capacity = \"2G\"\n"), "{own}");
+    let line = ["--print-config", "--backend", "/x=memory://", "--backend=memory:///y"];
+    let of_line = ovfs().arg("--config-file").arg(&file).args(line).run();
+    assert_eq!((printed(&of_line, "path"), printed(&of_line, "backend")), (None, Some("\"memory:///y\"")));
+    assert!(of_line.stdout.contains("# --backend /x=memory://\n"), "{}", of_line.stdout);
 }

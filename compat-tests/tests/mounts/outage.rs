@@ -1,0 +1,112 @@
+//! One store that is down or silent, and what that is to its neighbours.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ovfs_compat_tests::daemon::patience;
+use ovfs_compat_tests::fuse::ROOT;
+use ovfs_compat_tests::gate::Gate;
+use ovfs_compat_tests::launch::{Exit, Scratch};
+use ovfs_compat_tests::stores::{Kind, TestStore, free_port};
+
+use super::{errno, guest, launch, local, s3, share, write};
+
+/// Longest that anything may take which asks no store, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+#[test]
+fn killed_server_is_errnos_in_its_own_mount() {
+    let (mut moto, s3s, files) =
+        (TestStore::start(Kind::Moto), TestStore::start(Kind::S3sFs), TestStore::start(Kind::Fs));
+    moto.put("f", b"of moto");
+    s3s.put("f", b"of s3s-fs");
+    files.put("f", b"of the directory");
+    let mut share = share(&[
+        s3("/a", moto.port(), "request_timeout = \"3s\"\ncache = \"never\""),
+        s3("/b", s3s.port(), ""),
+        local("/c", &files, ""),
+    ]);
+    let guest = &mut share.guest;
+    assert_eq!(guest.read_file("a/f").expect("read"), b"of moto");
+    moto.stop_server();
+    let begun = Instant::now();
+    let said = errno(guest.read_file("a/f"));
+    assert!(matches!(said, libc::EIO | libc::ETIMEDOUT), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(3) + AT_ONCE, "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert_eq!(guest.list("").expect("list"), ["a", "b", "c"]);
+    for entry in guest.entries(ROOT, true, 4096).expect("list") {
+        assert!(guest.getattr(entry.ino, None).expect("getattr").attr.is_dir());
+    }
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    assert_eq!(guest.read_file("b/f").expect("read"), b"of s3s-fs");
+    guest.write_file("b/new", b"still").expect("write");
+    guest.write_file("c/new", b"still").expect("write");
+    assert_eq!(s3s.get("new").as_deref(), Some(&b"still"[..]));
+    moto.start_server();
+    let end = Instant::now() + patience();
+    // It keeps nothing, so its bucket is gone; but it answers.
+    while errno(guest.read_file("a/f")) == libc::ETIMEDOUT && Instant::now() < end {
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn mount_whose_store_is_down_at_the_start_is_served_when_it_comes() {
+    let mut s3s = TestStore::start(Kind::S3sFs);
+    let files = TestStore::start(Kind::Fs);
+    s3s.put("f", b"of s3s-fs");
+    files.put("f", b"of the directory");
+    s3s.stop_server();
+    let mut share = share(&[s3("/down", s3s.port(), ""), local("/up", &files, "")]);
+    share.daemon.wait_stderr("/down: the store does not answer, and is asked again");
+    let guest = &mut share.guest;
+    let begun = Instant::now();
+    let said = errno(guest.read_file("down/f"));
+    assert!(matches!(said, libc::EIO | libc::ETIMEDOUT), "{said}");
+    assert_eq!(guest.read_file("up/f").expect("read"), b"of the directory");
+    assert_eq!(guest.list("").expect("list"), ["down", "up"]);
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    s3s.start_server();
+    share.daemon.wait_stderr("/down: the store answers, and is served");
+    assert_eq!(share.guest.read_file("down/f").expect("read"), b"of s3s-fs");
+    let stderr = share.daemon.stderr();
+    let warnings = stderr.lines().filter(|line| line.contains("does not answer, and is asked again")).count();
+    assert_eq!(warnings, 1, "{stderr}");
+}
+
+#[test]
+fn root_store_that_is_down_at_the_start_is_an_error() {
+    let files = TestStore::start(Kind::Fs);
+    let scratch = Scratch::new();
+    let (file, socket) = (scratch.join("f.toml"), scratch.join("run/s"));
+    write(&file, &[s3("/", free_port(), "request_timeout = \"2s\""), local("/up", &files, "")].concat());
+    let finished = launch(&file, &socket).run();
+    assert_eq!(finished.exit, Exit::Code(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("The store cannot be served: "), "{}", finished.stderr);
+}
+
+#[test]
+fn end_stores_what_it_can_beside_a_store_that_is_silent() {
+    let holed = TestStore::start(Kind::Moto);
+    let s3s = TestStore::start(Kind::S3sFs);
+    let gate = Gate::before(holed.port());
+    let scratch = Scratch::new();
+    let (file, socket) = (scratch.join("ovfs.toml"), scratch.join("run/s"));
+    let options = "[options]\nflush_timeout = \"6s\"\nwriteback_delay = \"1h\"\nrequest_timeout = \"4s\"\n".to_owned();
+    write(&file, &[options, s3("/a", s3s.port(), ""), s3("/b", gate.port(), "")].concat());
+    let mut daemon = launch(&file, &socket).start();
+    let mut guest = guest(&mut daemon, &socket);
+    guest.write_file("b/lost", b"nobody takes it").expect("write");
+    guest.write_file("a/kept", b"dirty at the end").expect("write");
+    assert_eq!(s3s.get("kept"), None, "it waits to be uploaded");
+    gate.shut();
+    let begun = Instant::now();
+    daemon.signal(libc::SIGTERM);
+    let finished = daemon.finish();
+    assert!(begun.elapsed() < Duration::from_secs(6) + AT_ONCE * 2, "{:?}", begun.elapsed());
+    assert_eq!(s3s.get("kept").as_deref(), Some(&b"dirty at the end"[..]));
+    assert_eq!(finished.exit, Exit::Code(1));
+    assert!(finished.stderr.contains("lost"), "{}", finished.stderr);
+    gate.open();
+}
