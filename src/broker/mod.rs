@@ -14,6 +14,7 @@ mod gate;
 mod local;
 mod mounts;
 mod operator;
+mod reload;
 mod remote;
 mod run;
 mod serve;
@@ -24,5 +25,6 @@ mod url;
 
 pub use disk::Disk;
 pub use mounts::Mounted;
+pub use reload::{Configuration, Wanted};
 pub use run::{BrokerOptions, run};
 pub use url::{Backend, BackendError};

@@ -12,12 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::disk::Disk;
 use super::error::error;
 use super::mounts::{Mounted, Mounts, Slot};
+use super::reload::{self, Configuration};
 use crate::store::client::IN_FLIGHT_MAX;
 use crate::store::frame::{self, HEADER};
 use crate::store::{Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevice};
@@ -49,6 +50,8 @@ pub struct BrokerOptions {
 /// Serves `stores` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,
 /// SIGINT) asks for the end. Call it after the forks: it starts threads.
 ///
+/// With a `configuration`, settings follow it, and SIGHUP does not end anything but has it read at once.
+///
 /// `handles_signals` is called on this thread once the signals are taken care of; before, they must be held back.
 ///
 /// `device_process` waits for the device process and returns the exit code to end with; it runs on a thread of its own.
@@ -61,19 +64,23 @@ pub fn run(
     pool: Arc<Pool>,
     sock: OwnedFd,
     flush_timeout: Duration,
+    configuration: Option<Box<dyn Configuration>>,
     handles_signals: impl FnOnce(),
     device_process: impl FnOnce() -> i32 + Send + 'static,
 ) -> i32 {
     let (asked, stop) = mpsc::channel(2);
-    run_until(stores, &pool, sock, flush_timeout, device_process, Some((asked, handles_signals)), stop)
+    let signals = Some((asked, handles_signals));
+    run_until(stores, &pool, sock, flush_timeout, configuration, device_process, signals, stop)
 }
 
 /// As [`run`], until `stop` says why; with `signals`, signals say it there, once what stands beside the sender was called.
+#[allow(clippy::too_many_arguments, reason = "each is handed through once")]
 pub(super) fn run_until(
     stores: Vec<Mounted>,
     pool: &Arc<Pool>,
     sock: OwnedFd,
     flush_timeout: Duration,
+    configuration: Option<Box<dyn Configuration>>,
     device_process: impl FnOnce() -> i32 + Send + 'static,
     signals: Option<(mpsc::Sender<&'static str>, impl FnOnce())>,
     stop: mpsc::Receiver<&'static str>,
@@ -91,13 +98,15 @@ pub(super) fn run_until(
             return 1;
         }
     };
+    let (reread, rereads) = watch::channel(());
     let served = async {
         if let Some((asked, handles_signals)) = signals {
-            let mut signals = Signals::new()?;
+            let mut signals = Signals::new(configuration.is_some().then_some(reread))?;
             handles_signals();
             tokio::spawn(async move { while asked.send(signals.next().await).await.is_ok() {} });
         }
-        serve(stores, pool, sock, flush_timeout, device_process, stop).await
+        let configuration = configuration.map(|configuration| (configuration, rereads));
+        serve(stores, pool, sock, flush_timeout, configuration, device_process, stop).await
     };
     let code = runtime.block_on(served).unwrap_or_else(|e| {
         log::error!("the broker cannot serve: {e}");
@@ -113,6 +122,7 @@ async fn serve(
     pool: &Arc<Pool>,
     sock: OwnedFd,
     flush_timeout: Duration,
+    configuration: Option<(Box<dyn Configuration>, watch::Receiver<()>)>,
     device_process: impl FnOnce() -> i32 + Send + 'static,
     mut stop: mpsc::Receiver<&'static str>,
 ) -> io::Result<i32> {
@@ -136,6 +146,9 @@ async fn serve(
             }
         }
     });
+    if let Some((configuration, rereads)) = configuration {
+        tokio::spawn(reload::follow(configuration, Arc::clone(&mounts), rereads, replies.clone()));
+    }
     let (flushed, mut flushes) = mpsc::channel(1);
     let receiver = Receiver { mounts: Arc::clone(&mounts), replies: replies.clone(), flushed };
     tokio::spawn(async move {
@@ -178,14 +191,17 @@ async fn serve(
 }
 
 struct Signals {
+    /// Told of SIGHUP, if that does not end the daemon.
+    reread: Option<watch::Sender<()>>,
     term: Signal,
     hup: Signal,
     int: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Signals> {
+    fn new(reread: Option<watch::Sender<()>>) -> io::Result<Signals> {
         Ok(Signals {
+            reread,
             term: signal(SignalKind::terminate())?,
             hup: signal(SignalKind::hangup())?,
             int: signal(SignalKind::interrupt())?,
@@ -193,10 +209,16 @@ impl Signals {
     }
 
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.hup.recv() => "SIGHUP",
-            _ = self.int.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return "SIGTERM",
+                _ = self.hup.recv() => match &self.reread {
+                    // Nobody listens if the end is near.
+                    Some(reread) => drop(reread.send(())),
+                    None => return "SIGHUP",
+                },
+                _ = self.int.recv() => return "SIGINT",
+            }
         }
     }
 }

@@ -64,6 +64,28 @@ impl Mount {
         })
     }
 
+    /// The same store, reached as `backend` says from now on. What is under way here is not touched. `same_place`: what was
+    /// found out about the store still holds.
+    ///
+    /// # Errors
+    /// As [`Mount::new`].
+    pub fn succeed(&self, backend: &Backend, options: &BrokerOptions, same_place: bool) -> Result<Mount, BackendError> {
+        let store = match &self.store {
+            Store::Local(local) => Store::Local(Arc::clone(local)),
+            Store::Remote(remote) => Store::Remote(Arc::new(remote.succeed(backend, options, same_place)?)),
+        };
+        Ok(Mount {
+            store,
+            pool: Arc::clone(&self.pool),
+            readonly: self.readonly,
+            request_timeout: options.request_timeout,
+            shares: self.shares,
+            quick: Semaphore::new(self.shares.quick),
+            reads: Semaphore::new(self.shares.reads),
+            writes: Semaphore::new(self.shares.writes),
+        })
+    }
+
     /// Does `op`. Reads and questions end within the request timeout; what writes ends when it has truly ended, since
     /// half of it may be done.
     pub async fn serve(&self, op: Op) -> Result<Reply, StoreError> {

@@ -10,7 +10,8 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
-use super::services::{self, Host, Is, Keeps, Key, Lookup, PathIs, Service};
+use super::services::{self, Host, Is, Keeps, Key, Lookup, PathIs, Service, Upload};
+use crate::process::secrets::is_secret;
 
 /// A store to be served: the service and its settings, all checked. Neither [`fmt::Debug`] nor [`fmt::Display`] shows a secret.
 #[derive(Clone)]
@@ -384,6 +385,38 @@ impl Backend {
     /// OpenDAL's name of the service.
     pub fn scheme(&self) -> &'static str {
         self.service.scheme
+    }
+
+    /// Whether `other` says the very same.
+    pub(super) fn is_as(&self, other: &Backend) -> bool {
+        self.service.scheme == other.service.scheme && self.config == other.config
+    }
+
+    /// Whether `other` is the same store, if reached in another way: its service, and what names the bucket and the
+    /// directory in it, are equal. (Whether another endpoint leads to the same store, only its owner can know.) A store in this
+    /// process's memory is gone with its operator.
+    pub(super) fn is_same_store(&self, other: &Backend) -> bool {
+        let names = |key: &str| {
+            key == "root"
+                || matches!(self.service.host, Host::Name(name) if name == key)
+                || matches!(self.service.path, PathIs::NameThenRoot(name) if name == key)
+        };
+        let name = |backend: &Backend| -> Vec<(&'static str, String)> {
+            let named = backend.config.iter().filter(|(key, _)| names(key));
+            named.map(|(key, value)| (*key, value.trim_matches('/').to_owned())).collect()
+        };
+        let scheme = self.service.scheme;
+        scheme == other.service.scheme && self.service.upload != Upload::Memory && name(self) == name(other)
+    }
+
+    /// Whether `other` differs in nothing but in who asks.
+    pub(super) fn is_same_place(&self, other: &Backend) -> bool {
+        let place = |backend: &Backend| -> Vec<(&'static str, String)> {
+            let secret = |key: &str| is_secret(key) || self.service.key(key).is_some_and(|k| k.is == Is::Secret);
+            let plain = backend.config.iter().filter(|(key, _)| !secret(key));
+            plain.map(|(key, value)| (*key, value.clone())).collect()
+        };
+        self.service.scheme == other.service.scheme && place(self) == place(other)
     }
 
     /// The values that must appear nowhere.

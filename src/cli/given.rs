@@ -25,7 +25,7 @@ pub struct Preset {
 }
 
 /// The command line, read but not yet complete.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Given {
     args: Vec<OsString>,
     options: Options,

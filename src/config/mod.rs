@@ -194,6 +194,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Path> {
+        self.of_dir.iter().chain(&self.single).map(PathBuf::as_path)
+    }
+
     /// There is nothing to load.
     pub fn is_empty(&self) -> bool {
         self.of_dir.is_empty() && self.single.is_none()

@@ -10,6 +10,7 @@ use log::error;
 use virtiofsd::passthrough;
 use virtiofsd::sandbox::SandboxMode;
 
+use super::reload::Reload;
 use super::{ROOT, StartError, device_config};
 use crate::broker::{self, Backend, BackendError, BrokerOptions, Mounted};
 use crate::cache::Part;
@@ -41,6 +42,8 @@ struct BrokerParts {
     stores: Stores,
     /// The URLs, with their secrets: the root's, then the mounts'.
     urls: Vec<Option<SecretUrl>>,
+    /// The files that all this stands in.
+    reload: Option<Reload>,
     /// Shared with the device process.
     pool: Arc<Pool>,
     /// The other end is the device process's.
@@ -69,7 +72,13 @@ struct DeviceParts<'a> {
 }
 
 /// Serves until the client has gone; returns the exit code. `urls` are the root's, if it is a store, and those of the mounts.
-pub(super) fn run(stores: Stores, urls: Vec<Option<SecretUrl>>, setup: &Setup) -> Result<i32, StartError> {
+/// `reload` is for the broker, if there are files that it can follow.
+pub(super) fn run(
+    stores: Stores,
+    urls: Vec<Option<SecretUrl>>,
+    setup: &Setup,
+    reload: Option<Reload>,
+) -> Result<i32, StartError> {
     let (uids, gids) = (stores.root.translate_uid.clone(), stores.root.translate_gid.clone());
     let ids = Arc::new(Ids::new(uids, gids).map_err(StartError::FileSystem)?);
     // Before the socket appears, and where it leaves no trace that the device process could inherit.
@@ -84,7 +93,7 @@ pub(super) fn run(stores: Stores, urls: Vec<Option<SecretUrl>>, setup: &Setup) -
     match sandbox::enter(&setup.sandbox, || ()).inspect_err(|_| place.remove())? {
         Role::Worker(_) => {
             held.release();
-            drop((urls, broker_end, place));
+            drop((urls, reload, broker_end, place));
             environment.forget();
             seccomp::no_new_privs()?;
             seccomp::enable(setup.seccomp, setup.log.syslog)?;
@@ -96,7 +105,7 @@ pub(super) fn run(stores: Stores, urls: Vec<Option<SecretUrl>>, setup: &Setup) -
         Role::Parent(child) => {
             drop((listener, device_end));
             let held = held.without_handlers();
-            let code = run_broker(BrokerParts { stores, urls, pool, socket: broker_end.into(), child, held })?;
+            let code = run_broker(BrokerParts { stores, urls, reload, pool, socket: broker_end.into(), child, held })?;
             if code == 0 && setup.sandbox.mode == SandboxMode::None {
                 place.remove();
             }
@@ -142,7 +151,7 @@ fn in_path(path: &str, error: BackendError) -> StartError {
 
 /// Parses the URLs again, for good, and does the device process's store requests until that ends. Returns the exit code.
 fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
-    let BrokerParts { stores, urls, pool, socket, child, held } = parts;
+    let BrokerParts { stores, urls, reload, pool, socket, child, held } = parts;
     let mounted = all(&stores).map(|(id, path, share)| {
         let backend = parse(path, urls.get(usize::from(id)))?;
         Ok(Mounted { id, path: path.to_owned(), backend, options: broker_options(share) })
@@ -150,7 +159,8 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
     let mounted = mounted.collect::<Result<Vec<_>, StartError>>()?;
     drop(urls);
     let flush_timeout = stores.root.flush_timeout;
-    Ok(broker::run(mounted, pool, socket, flush_timeout, || held.release(), move || child.wait()))
+    let configuration = reload.map(|reload| reload.of(&stores));
+    Ok(broker::run(mounted, pool, socket, flush_timeout, configuration, || held.release(), move || child.wait()))
 }
 
 /// How the broker serves a store.

@@ -19,7 +19,7 @@ pub(super) enum ConfigurationError {
 }
 
 /// The files that this command line is about.
-fn sources(given: &Given) -> Sources {
+pub(super) fn sources(given: &Given) -> Sources {
     let options = given.options();
     Sources {
         config_file: options.config_file.as_ref().map(PathBuf::from),

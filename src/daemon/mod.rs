@@ -7,6 +7,7 @@
 mod backend;
 mod configuration;
 mod host_dir;
+mod reload;
 
 use std::env;
 use std::ffi::OsStr;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use log::{error, info, warn};
 use thiserror::Error;
 
+use self::reload::Reload;
 use crate::cli::{self, BackendShare, Given, Line, LogPlan, Options, Plan, PlanError, Share, capabilities, plan};
 use crate::config::{self, Settings};
 use crate::process::caps::CapsError;
@@ -101,7 +103,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    let line = complete(given, &settings).unwrap_or_else(|error| error.exit());
+    let line = complete(given.clone(), &settings).unwrap_or_else(|error| error.exit());
     let printed = if line.options.print_capabilities {
         Some(capabilities::print(io::stdout().lock()))
     } else if line.options.print_config {
@@ -112,11 +114,12 @@ pub fn main() -> ExitCode {
     if let Some(printed) = printed {
         return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    let reload = Reload::new(configuration::sources(&given), given, &settings, &line);
     let options = line.options;
     logging::init(LogPlan::new(&options), program);
     // One line and no backtrace: that would make system calls which the filter answers with the end of the process.
     panic::set_hook(Box::new(|what| error!(target: TARGET, "{what}")));
-    match start(options, settings, vault) {
+    match start(options, settings, vault, reload) {
         // Only the low eight bits reach whoever waits: -9 becomes 247.
         Ok(code) => ExitCode::from((code & 0xff) as u8),
         Err(error) => {
@@ -136,7 +139,7 @@ fn complete(given: Given, settings: &Settings) -> Result<Line, clap::Error> {
     Ok(line)
 }
 
-fn start(options: Options, settings: Settings, mut vault: Vault) -> Result<i32, StartError> {
+fn start(options: Options, settings: Settings, mut vault: Vault, reload: Option<Reload>) -> Result<i32, StartError> {
     signals::end_at_once()?;
     for file in &settings.exposed {
         warn!(target: TARGET, "{}: everybody on this host can read the secrets in it", file.display());
@@ -163,7 +166,7 @@ fn start(options: Options, settings: Settings, mut vault: Vault) -> Result<i32, 
                 .chain(stores.mounts.iter().map(|(path, share)| (path.as_str(), share)))
                 .map(|(path, share)| take(path, share))
                 .collect();
-            backend::run(*stores, urls, &setup)
+            backend::run(*stores, urls, &setup, reload)
         }
     }
 }

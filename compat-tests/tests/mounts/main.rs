@@ -1,6 +1,7 @@
 //! Several stores in one share, through the whole daemon: what lies side by side stays apart, whatever befalls one of them.
 
 mod outage;
+mod reload;
 mod share;
 mod speed;
 

@@ -60,14 +60,15 @@ pub(super) struct Remote {
     service: &'static Service,
     cleaner: Arc<Cleaner>,
     pool: Arc<Pool>,
-    listings: Cursors<Listing>,
+    /// Each goes on as it began.
+    listings: Arc<Cursors<Listing>>,
     /// One permit per MiB of [`STREAM_BUDGET`].
-    streams: Semaphore,
+    streams: Arc<Semaphore>,
     /// Names in listings that cannot be shown.
     hidden: AtomicU64,
     /// The background work at the start is under way or done.
     begun: AtomicBool,
-    conditions: Conditions,
+    conditions: Arc<Conditions>,
     /// [`Attributes`] are kept in user metadata.
     posix: bool,
     readonly: bool,
@@ -95,17 +96,37 @@ impl Remote {
             service: backend.service,
             cleaner,
             pool: Arc::clone(pool),
-            listings: Cursors::default(),
-            streams: Semaphore::new((STREAM_BUDGET >> 20) as usize),
+            listings: Arc::default(),
+            streams: Arc::new(Semaphore::new((STREAM_BUDGET >> 20) as usize)),
             hidden: AtomicU64::new(0),
             begun: AtomicBool::new(false),
-            conditions: Conditions::default(),
+            conditions: Arc::default(),
             posix: options.posix_metadata && keeps,
             readonly: options.readonly,
             patience: options.request_timeout,
             generation: AtomicU64::new(1),
             shelf: options.disk.as_ref().map(|disk| Shelf::new(Arc::clone(disk), backend, pool)),
         })
+    }
+
+    /// The same store, reached in another way; listings go on. `same_place`: what was found out about it still holds.
+    ///
+    /// # Errors
+    /// As [`Remote::new`].
+    pub fn succeed(
+        &self,
+        backend: &Backend,
+        options: &BrokerOptions,
+        same_place: bool,
+    ) -> Result<Remote, BackendError> {
+        let mut next = Remote::new(backend, &self.pool, options)?;
+        next.listings = Arc::clone(&self.listings);
+        next.streams = Arc::clone(&self.streams);
+        if same_place {
+            next.conditions = Arc::clone(&self.conditions);
+            next.begun = AtomicBool::new(self.begun.load(Ordering::Relaxed));
+        }
+        Ok(next)
     }
 
     /// Whether the store answers and lets us in, and what it can do. The first time, what is to be found out or done at the

@@ -73,7 +73,7 @@ impl Bed {
         let broker = std::thread::spawn(move || {
             let device_process = move || exited.recv().unwrap_or(99);
             let stores = vec![Mounted { id: 0, path: "/".into(), backend, options }];
-            run_until(stores, &broker_pool, theirs.into(), FLUSH, device_process, None::<(_, fn())>, stopped)
+            run_until(stores, &broker_pool, theirs.into(), FLUSH, None, device_process, None::<(_, fn())>, stopped)
         });
         let client = StoreClient::start(ours.into(), request_timeout, on_flush).unwrap();
         let remote = Remote::new(Arc::clone(&client), 0);

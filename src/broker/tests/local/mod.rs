@@ -234,5 +234,5 @@ fn a_missing_root_is_refused() {
     let options =
         BrokerOptions { request_timeout: Duration::from_secs(1), posix_metadata: false, readonly: false, disk: None };
     let stores = vec![Mounted { id: 0, path: "/".into(), backend, options }];
-    assert_eq!(run(stores, pool, theirs.into(), Duration::from_secs(1), || (), || 0), 1);
+    assert_eq!(run(stores, pool, theirs.into(), Duration::from_secs(1), None, || (), || 0), 1);
 }

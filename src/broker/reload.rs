@@ -1,0 +1,147 @@
+//! Settings that change while the daemon runs: noticed, read, tried, and only then in force.
+//!
+//! Files are looked at again and again rather than watched: that finds every way in which they are replaced (in place, by
+//! renaming, by a symbolic link above them), on every file system, and it costs a few system calls. A file is read once it
+//! looks the same twice, for it may be in the midst of being written.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::mounts::{Changed, Mounts};
+use super::url::Backend;
+use crate::store::{MountId, ToDevice, frame};
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long after settings that were refused they are tried again, at first and at most.
+const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Where settings come from. Its methods may block.
+pub trait Configuration: Send + 'static {
+    /// What the files look like, without reading them: another number, when one of them may say something else.
+    fn look(&mut self) -> u64;
+
+    /// Reads them: how each store is to be reached. What cannot change while the daemon runs it says in the log by itself.
+    ///
+    /// # Errors
+    /// What is wrong, in one line without secrets.
+    fn read(&mut self) -> Result<Vec<Wanted>, String>;
+}
+
+/// How a store is to be reached.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Which.
+    pub id: MountId,
+    /// Its URL, taken apart; `None`: as before.
+    pub backend: Option<Backend>,
+    /// How long its requests may take.
+    pub request_timeout: Duration,
+}
+
+/// What a try came to.
+enum Tried {
+    Done,
+    /// It is worth another, for this is what stands against it.
+    Refused(String),
+}
+
+/// Keeps `mounts` as `configuration` says, for ever. A value in `asked` wants it read at once.
+pub(super) async fn follow(
+    mut configuration: Box<dyn Configuration>,
+    mounts: Arc<Mounts>,
+    mut asked: watch::Receiver<()>,
+    to_device: mpsc::Sender<Vec<u8>>,
+) {
+    // What was read at the start may be out of date already.
+    let (mut read, mut before) = (None, None);
+    let mut complaint: Option<String> = None;
+    let (mut again, mut pause): (Option<Instant>, _) = (None, AGAIN);
+    loop {
+        let at_once = tokio::select! {
+            () = sleep(LOOK) => false,
+            changed = asked.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => return,
+            },
+        };
+        let Ok((back, looks)) = spawn_blocking(move || {
+            let looks = configuration.look();
+            (configuration, looks)
+        })
+        .await
+        else {
+            return;
+        };
+        configuration = back;
+        let changed = read != Some(looks) && before == Some(looks);
+        before = Some(looks);
+        let due = again.is_some_and(|at| at <= Instant::now());
+        if !(at_once || changed || due) {
+            continue;
+        }
+        if at_once || changed {
+            pause = AGAIN;
+        }
+        let Ok((back, wanted)) = spawn_blocking(move || {
+            let wanted = configuration.read();
+            (configuration, wanted)
+        })
+        .await
+        else {
+            return;
+        };
+        configuration = back;
+        read = Some(looks);
+        let tried = match wanted {
+            Ok(wanted) => apply(wanted, &mounts, &to_device, at_once || changed).await,
+            Err(why) => Tried::Refused(why),
+        };
+        match tried {
+            Tried::Done => (again, complaint) = (None, None),
+            Tried::Refused(why) => {
+                let news = at_once || (changed && complaint.as_ref() != Some(&why));
+                let level = if news { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, "the settings before stay in force: {why}");
+                complaint = Some(why);
+                again = Some(Instant::now() + pause);
+                pause = (pause * 2).min(AGAIN_MAX);
+            }
+        }
+    }
+}
+
+async fn apply(wanted: Vec<Wanted>, mounts: &Mounts, to_device: &mpsc::Sender<Vec<u8>>, news: bool) -> Tried {
+    let mut refused = Vec::new();
+    let longest = wanted.iter().map(|wanted| wanted.request_timeout).max().unwrap_or_default();
+    // The device waits longer before any store may take longer.
+    tell(longest.max(mounts.request_timeout()), to_device).await;
+    for Wanted { id, backend, request_timeout } in wanted {
+        let Some(slot) = mounts.get(id) else { continue };
+        match slot.change(backend.as_ref(), request_timeout).await {
+            Changed::Nothing => {}
+            Changed::Applied => log::info!("{}: new settings of the store are in force", slot.path),
+            Changed::Refused(why) => refused.push(format!("{}: {why}", slot.path)),
+            Changed::OtherStore => {
+                let level = if news { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, "{}: another store takes a restart; it stays as it was", slot.path);
+            }
+        }
+    }
+    tell(mounts.request_timeout(), to_device).await;
+    if refused.is_empty() { Tried::Done } else { Tried::Refused(refused.join("; ")) }
+}
+
+async fn tell(request_timeout: Duration, to_device: &mpsc::Sender<Vec<u8>>) {
+    let ms = u64::try_from(request_timeout.as_millis()).unwrap_or(u64::MAX);
+    if let Ok(frame) = frame::encode(&ToDevice::RequestTimeout { ms }) {
+        // Fails only when the device is gone.
+        let _ = to_device.send(frame).await;
+    }
+}
