@@ -1,0 +1,119 @@
+//! `ovfs-bench`: runs groups of measurements and writes the report.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use clap::{Parser, ValueEnum};
+use ovfs_bench::lane::Wait;
+use ovfs_bench::record::{Group, load_average};
+use ovfs_bench::report;
+use ovfs_bench::rows::{self, Failure, Settings};
+
+/// Benchmarks of ovfs beside virtiofsd, FUSE mounts and OpenDAL alone.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Groups to run; all of them when none is named.
+    groups: Vec<Name>,
+    /// Everything once and small, nothing recorded: fails on wrong data or a dead daemon, never on time.
+    #[arg(long)]
+    smoke: bool,
+    /// Only rows whose name holds this; nothing is recorded then.
+    #[arg(long)]
+    only: Option<String>,
+    /// Rounds of every measurement.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Wait for replies by looking at the ring instead of sleeping until a notification.
+    #[arg(long)]
+    busy: bool,
+    /// Where records are kept.
+    #[arg(long, default_value = "compat-tests/bench/results")]
+    results: PathBuf,
+    /// Write the report from the records that are there, without measuring.
+    #[arg(long)]
+    report_only: bool,
+    /// The report.
+    #[arg(long, default_value = "compat-tests/bench/REPORT.md")]
+    report: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Name {
+    /// A directory of the host.
+    Local,
+}
+
+impl Name {
+    fn file(self) -> &'static str {
+        match self {
+            Name::Local => "local",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Name::Local => "A directory of the host",
+        }
+    }
+
+    fn about(self) -> &'static str {
+        match self {
+            Name::Local => {
+                "Both daemons at their defaults, alive all the time, on the same directory, taking turns by the second. \
+                 The files are in the host's page cache. `ovfs, 2 queues` has the same number of requests in flight, \
+                 half on each queue; virtiofsd has only one request queue."
+            }
+        }
+    }
+
+    fn run(self, settings: &Settings, only: Option<&str>) -> Result<Vec<ovfs_bench::record::Row>, Failure> {
+        match self {
+            Name::Local => rows::local::run(settings, only),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("ovfs-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Failure> {
+    let wait = if options.busy { Wait::Busy } else { Wait::Event };
+    let mut settings = if options.smoke { Settings::smoke(wait) } else { Settings::full(wait) };
+    settings.rounds = options.rounds.unwrap_or(settings.rounds);
+    let groups = if options.groups.is_empty() { Name::value_variants().to_vec() } else { options.groups.clone() };
+    let record = !options.smoke && options.only.is_none();
+    if !options.report_only {
+        for name in groups {
+            let (began, load) = (Instant::now(), load_average());
+            eprintln!("-- {}", name.title());
+            let rows = name.run(&settings, options.only.as_deref())?;
+            let group = Group {
+                title: name.title().into(),
+                about: name.about().into(),
+                command: format!("scripts/bench {}{}", name.file(), if options.busy { " --busy" } else { "" }),
+                taken: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
+                load: (load, load_average()),
+                took_s: began.elapsed().as_secs_f64(),
+                rows,
+            };
+            if record {
+                group.save(&options.results, name.file())?;
+            }
+        }
+    }
+    if record {
+        let groups: Vec<Group> =
+            Name::value_variants().iter().filter_map(|name| Group::load(&options.results, name.file()).ok()).collect();
+        report::write(&groups, &options.report)?;
+    }
+    Ok(())
+}
