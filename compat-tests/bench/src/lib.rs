@@ -7,11 +7,17 @@
 //!   asked. [`raw`] is OpenDAL alone against the same store: the ceiling.
 //! - [`rows`] are the measurements, [`record`] their results, [`report`] the page made of them.
 
+pub mod dates;
+pub mod http;
 pub mod lane;
 pub mod process;
+pub mod proxy;
+pub mod raw;
 pub mod record;
 pub mod report;
 pub mod rows;
+pub mod s3;
+pub mod server;
 pub mod session;
 pub mod stats;
 pub mod usage;

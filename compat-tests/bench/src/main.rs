@@ -42,18 +42,30 @@ struct Options {
 enum Name {
     /// A directory of the host.
     Local,
+    /// A store whose data is in ovfs's pool, beside a directory in the host's page cache.
+    Hot,
+    /// A store 20 ms away, 90 MiB/s per connection.
+    Remote,
+    /// Requests to the store, memory, time to start.
+    Costs,
 }
 
 impl Name {
     fn file(self) -> &'static str {
         match self {
             Name::Local => "local",
+            Name::Hot => "hot",
+            Name::Remote => "remote",
+            Name::Costs => "costs",
         }
     }
 
     fn title(self) -> &'static str {
         match self {
             Name::Local => "A directory of the host",
+            Name::Hot => "Hot data of a store",
+            Name::Costs => "Requests, memory, time to start",
+            Name::Remote => "An object store 20 ms away, 90 MiB/s per connection",
         }
     }
 
@@ -64,12 +76,32 @@ impl Name {
                  The files are in the host's page cache. `ovfs, 2 queues` has the same number of requests in flight, \
                  half on each queue; virtiofsd has only one request queue."
             }
+            Name::Hot => {
+                "ovfs on an S3 store whose object lies in its cache pool, beside virtiofsd on the same file in the host's \
+                 page cache, taking turns by the second."
+            }
+            Name::Costs => {
+                "Requests that the store has counted (no distance), from a daemon just started; resident memory of all \
+                 processes of a daemon two seconds after a guest connected, guest memory left out; from start to the \
+                 line that says it is ready."
+            }
+            Name::Remote => {
+                "An S3 server that keeps its objects in memory, on the loopback; it delays the first byte of every answer \
+                 and paces each connection. Every figure is taken on a daemon (and a FUSE mount) just started. The large \
+                 object has 1 GiB, `many` is 10,000, the tree has 100,000 files in directories of 1,000. OpenDAL alone \
+                 is the same library and version as in ovfs without a file system: the best of 8, 16 and 32 requests \
+                 side by side. virtiofsd over FUSE mounts has a pool of 64 threads. Writing counts until the store has \
+                 the data."
+            }
         }
     }
 
     fn run(self, settings: &Settings, only: Option<&str>) -> Result<Vec<ovfs_bench::record::Row>, Failure> {
         match self {
             Name::Local => rows::local::run(settings, only),
+            Name::Hot => rows::hot::run(settings, only),
+            Name::Costs => rows::costs::run(settings, only),
+            Name::Remote => rows::remote::run(settings, only),
         }
     }
 }

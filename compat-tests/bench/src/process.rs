@@ -134,6 +134,12 @@ impl Program {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
     }
 
+    fn last_message(&self) -> String {
+        let kept = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = kept.iter().rev().find(|line| !line.trim().is_empty());
+        last.map_or(String::new(), |line| line.chars().take(160).collect())
+    }
+
     /// Asks it to end, and makes it end when it does not.
     fn end(&mut self) {
         if let Ok(pid) = libc::pid_t::try_from(self.child.id()) {
@@ -279,7 +285,7 @@ impl Peer {
         while !is_mounted(&target) {
             if !matches!(program.child.try_wait(), Ok(None)) || Instant::now() > deadline {
                 program.end();
-                let messages = program.messages();
+                let messages = program.last_message();
                 return Err(io::Error::other(format!("{} does not mount: {messages}", self.program())));
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -289,6 +295,8 @@ impl Peer {
 
     fn command(self, s3: &S3, target: &Path, cache: &Path) -> io::Result<Command> {
         let mut command = Command::new(self.program());
+        // rclone 1.60 does not start with it; nothing here speaks TLS.
+        command.env_remove("AWS_CA_BUNDLE");
         command.env("AWS_ACCESS_KEY_ID", &s3.access_key).env("AWS_SECRET_ACCESS_KEY", &s3.secret_key);
         match self {
             Peer::Rclone => {

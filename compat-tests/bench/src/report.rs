@@ -5,7 +5,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::record::{Comparison, Group, Ratio, Row};
+use crate::dates::date;
+use crate::record::{Comparison, Contender, Group, Ratio, Row};
 use crate::stats::{median, range, short};
 
 /// Writes the report and its plots beside it.
@@ -41,7 +42,8 @@ fn head() -> String {
         "# Benchmarks\n\nWritten by `scripts/bench`; not to be edited by hand. Every ratio is the median over the rounds of \
          one run, in which the contenders take turns; in brackets the least and the greatest round. Above 1 ovfs is \
          better, but for rows whose target is an upper bound (`<=`). Absolute figures belong to the machine and its load \
-         and are worth little elsewhere.\n\nMachine: {cpus} processors ({cpu}), {} GiB memory, Linux {}.\n\n",
+         and are worth little elsewhere. `CPU per operation` is how many times the other's processor time per FUSE request is \
+         ovfs's: above 1 ovfs is thriftier, however busy the machine.\n\nMachine: {cpus} processors ({cpu}), {} GiB memory, Linux {}.\n\n",
         kib >> 20,
         kernel.trim()
     )
@@ -54,18 +56,18 @@ fn section(page: &mut String, group: &Group, plot: &str) {
         "`{}`: {:.0} s; {}; load average {} at the beginning, {} at the end.\n",
         group.command,
         group.took_s,
-        day(group.taken),
+        date(group.taken),
         short(group.load.0),
         short(group.load.1)
     );
-    page.push_str("| work | ovfs | beside | its figure | ratio | target | |\n|---|---|---|---|---|---|---|\n");
+    page.push_str("| work | ovfs | beside | its figure | ratio | target | | CPU per operation |\n|---|---|---|---|---|---|---|---|\n");
     for row in &group.rows {
         for comparison in &row.comparisons {
             line(page, row, comparison);
         }
         if row.comparisons.is_empty() {
             let figures: Vec<String> = row.contenders.iter().map(|c| format!("{}: {}", c.label, figure(row, &c.label))).collect();
-            let _ = writeln!(page, "| {} | {} | | | | | |", row.name, figures.join("; "));
+            let _ = writeln!(page, "| {} | {} | | | | | | |", row.name, figures.join("; "));
         }
     }
     let _ = writeln!(page, "\n![ratios](plots/{plot})\n");
@@ -83,11 +85,21 @@ fn line(page: &mut String, row: &Row, comparison: &Comparison) {
     let target = comparison.target.map_or(String::new(), |target| format!("{bound} {}", short(target)));
     let _ = writeln!(
         page,
-        "| {}{of} | {ours} | {rival} | {theirs} | {} | {target} | {} |",
+        "| {}{of} | {ours} | {rival} | {theirs} | {} | {target} | {} | {} |",
         row.name,
         ratio.map_or("-".into(), |r| format!("**{}** [{}, {}]", short(r.median), short(r.range.0), short(r.range.1))),
-        verdict(comparison, ratio)
+        verdict(comparison, ratio),
+        row.rival(comparison).and_then(|rival| thrift(row.figures(&comparison.of)?, rival)).map_or(String::new(), short)
     );
+}
+
+/// How many times the rival's processor time per operation is ours: what is left of a comparison on a busy machine.
+fn thrift(ours: &Contender, theirs: &Contender) -> Option<f64> {
+    let cost = |contender: &Contender| {
+        let (cpu, work) = contender.samples.iter().fold((0.0, 0), |(cpu, work), s| (cpu + s.cpu_s, work + s.requests));
+        (cpu > 0.0 && work > 0).then(|| cpu / work as f64)
+    };
+    Some(cost(theirs)? / cost(ours)?)
 }
 
 fn verdict(comparison: &Comparison, ratio: Option<Ratio>) -> &'static str {
@@ -143,19 +155,6 @@ fn details(page: &mut String, group: &Group) {
             );
         }
     }
-}
-
-/// A date of the civil calendar (days since 1970, proleptic Gregorian).
-fn day(seconds: u64) -> String {
-    let days = (seconds / 86_400) as i64 + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02}")
 }
 
 /// Bars of the ratios on a logarithmic axis, the targets as ticks.
@@ -215,16 +214,4 @@ fn draw(group: &Group) -> String {
         height - 6.0
     );
     svg
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates() {
-        assert_eq!(day(0), "1970-01-01");
-        assert_eq!(day(951_782_400), "2000-02-29");
-        assert_eq!(day(1_767_225_599), "2025-12-31");
-    }
 }

@@ -1,6 +1,10 @@
 //! The measurements, in groups that can be run alone.
 
+pub mod contender;
+pub mod costs;
+pub mod hot;
 pub mod local;
+pub mod remote;
 
 use std::fs;
 use std::io::{self, Write};
@@ -129,6 +133,13 @@ pub fn announce(row: &Row) {
     for comparison in &row.comparisons {
         if let Some(ratio) = row.ratio(comparison) {
             line += &format!("  x{}", short(ratio.median));
+        }
+    }
+    for contender in &row.contenders {
+        let last = contender.samples.last().map(|sample| sample.store.as_slice()).unwrap_or_default();
+        if !last.is_empty() {
+            let kinds: Vec<String> = last.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+            line += &format!("\n    {}: {}", contender.label, kinds.join(", "));
         }
     }
     let mut stderr = io::stderr().lock();
