@@ -18,6 +18,9 @@ struct Options {
     /// Everything once and small, nothing recorded: fails on wrong data or a dead daemon, never on time.
     #[arg(long)]
     smoke: bool,
+    /// Smaller and fewer rounds; recorded, and said so in the report.
+    #[arg(long, conflicts_with = "smoke")]
+    quick: bool,
     /// Only rows whose name holds this; nothing is recorded then.
     #[arg(long)]
     only: Option<String>,
@@ -87,8 +90,8 @@ impl Name {
             }
             Name::Remote => {
                 "An S3 server that keeps its objects in memory, on the loopback; it delays the first byte of every answer \
-                 and paces each connection. Every figure is taken on a daemon (and a FUSE mount) just started. The large \
-                 object has 1 GiB, `many` is 10,000, the tree has 100,000 files in directories of 1,000. OpenDAL alone \
+                 and paces each connection. Every figure is taken on a daemon (and a FUSE mount) just started. The tree \
+                 has directories of 1,000 files. OpenDAL alone \
                  is the same library and version as in ovfs without a file system: the best of 8, 16 and 32 requests \
                  side by side. virtiofsd over FUSE mounts has a pool of 64 threads. Writing counts until the store has \
                  the data."
@@ -106,6 +109,23 @@ impl Name {
     }
 }
 
+fn command(name: Name, options: &Options) -> String {
+    let flags = [(options.quick, " --quick"), (options.busy, " --busy")];
+    let flags: String = flags.into_iter().filter(|(given, _)| *given).map(|(_, flag)| flag).collect();
+    format!("scripts/bench {}{flags}", name.file())
+}
+
+fn about(name: Name, settings: &Settings) -> String {
+    let sizes = format!(
+        " Sizes of this run: large object {} MiB, many = {}, tree of {} files, {} rounds.",
+        settings.large >> 20,
+        settings.many,
+        settings.tree,
+        settings.rounds
+    );
+    format!("{}{}", name.about(), if name == Name::Remote { sizes } else { format!(" {} rounds.", settings.rounds) })
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     match run(&options) {
@@ -119,7 +139,11 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), Failure> {
     let wait = if options.busy { Wait::Busy } else { Wait::Event };
-    let mut settings = if options.smoke { Settings::smoke(wait) } else { Settings::full(wait) };
+    let mut settings = match (options.smoke, options.quick) {
+        (true, _) => Settings::smoke(wait),
+        (_, true) => Settings::quick(wait),
+        _ => Settings::full(wait),
+    };
     settings.rounds = options.rounds.unwrap_or(settings.rounds);
     let groups = if options.groups.is_empty() { Name::value_variants().to_vec() } else { options.groups.clone() };
     let record = !options.smoke && options.only.is_none();
@@ -130,8 +154,8 @@ fn run(options: &Options) -> Result<(), Failure> {
             let rows = name.run(&settings, options.only.as_deref())?;
             let group = Group {
                 title: name.title().into(),
-                about: name.about().into(),
-                command: format!("scripts/bench {}{}", name.file(), if options.busy { " --busy" } else { "" }),
+                about: about(name, &settings),
+                command: command(name, options),
                 taken: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs()),
                 load: (load, load_average()),
                 took_s: began.elapsed().as_secs_f64(),

@@ -20,9 +20,10 @@ pub enum Who {
 }
 
 impl Who {
-    /// ovfs and every peer that is installed.
-    pub fn all() -> Vec<Who> {
-        [Who::Ovfs].into_iter().chain(Peer::here().into_iter().map(Who::Over)).collect()
+    /// ovfs, and every peer that is installed if they are to take part.
+    pub fn all(settings: &Settings) -> Vec<Who> {
+        let peers = if settings.peers { Peer::here() } else { Vec::new() };
+        [Who::Ovfs].into_iter().chain(peers.into_iter().map(Who::Over)).collect()
     }
 
     /// What the report calls it.

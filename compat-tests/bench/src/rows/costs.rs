@@ -46,7 +46,7 @@ fn requests(settings: &Settings) -> Result<Vec<Row>, Failure> {
         store.put_pattern(&format!("dir/{}", Name::new("f", n).text()), n, SMALL.into());
     }
     let s3 = store.access();
-    let who = Who::all();
+    let who = Who::all(settings);
     let peers = Who::peers(&who);
     let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
     let names = ["requests: ls -l of 1,000", "requests: reading 1,000 small files after it", "requests: writing one small file"];

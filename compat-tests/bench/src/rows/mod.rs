@@ -32,19 +32,26 @@ pub struct Settings {
     pub tree: u64,
     /// How completions are waited for.
     pub wait: Wait,
+    /// Whether FUSE mounts that are installed take part.
+    pub peers: bool,
 }
 
 impl Settings {
     /// What the report is made with.
     pub fn full(wait: Wait) -> Settings {
         let window = Duration::from_secs(1);
-        Settings { rounds: 5, window, large: 1 << 30, many: 10_000, tree: 100_000, wait }
+        Settings { rounds: 5, window, large: 1 << 30, many: 10_000, tree: 100_000, wait, peers: true }
+    }
+
+    /// Smaller and fewer: for a first look in ten minutes.
+    pub fn quick(wait: Wait) -> Settings {
+        Settings { rounds: 3, large: 128 << 20, many: 1000, tree: 10_000, ..Settings::full(wait) }
     }
 
     /// Everything once and small: for finding mistakes, not for figures.
     pub fn smoke(wait: Wait) -> Settings {
         let window = Duration::from_millis(100);
-        Settings { rounds: 1, window, large: 32 << 20, many: 200, tree: 2000, wait }
+        Settings { rounds: 1, window, large: 32 << 20, many: 200, tree: 2000, wait, peers: false }
     }
 }
 

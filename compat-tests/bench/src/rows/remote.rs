@@ -64,7 +64,7 @@ pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure>
     }
     store.server.distance.set(LATENCY, RATE);
     let s3 = store.access();
-    let mut bench = Bench { store: &store, s3, settings, who: Who::all(), only, rows: Vec::new(), memory: Vec::new() };
+    let mut bench = Bench { store: &store, s3, settings, who: Who::all(settings), only, rows: Vec::new(), memory: Vec::new() };
     bench.sequential_read()?;
     bench.random_read()?;
     bench.sequential_write()?;
