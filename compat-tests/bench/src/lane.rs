@@ -235,9 +235,22 @@ impl Lane {
     ///
     /// # Errors
     /// What the work makes of a reply, and everything that makes the device unusable.
-    pub fn run(&mut self, queue: &mut Queue, work: &mut dyn Work, depth: usize, until: Until) -> Result<Outcome, Error> {
-        let mut outcome =
-            Outcome { ops: 0, bytes: 0, requests: 0, kicks: 0, calls: 0, time: Duration::ZERO, latency: Histogram::default() };
+    pub fn run(
+        &mut self,
+        queue: &mut Queue,
+        work: &mut dyn Work,
+        depth: usize,
+        until: Until,
+    ) -> Result<Outcome, Error> {
+        let mut outcome = Outcome {
+            ops: 0,
+            bytes: 0,
+            requests: 0,
+            kicks: 0,
+            calls: 0,
+            time: Duration::ZERO,
+            latency: Histogram::default(),
+        };
         let began = Instant::now();
         let end = match until {
             Until::Done => None,

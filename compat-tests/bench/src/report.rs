@@ -66,7 +66,8 @@ fn section(page: &mut String, group: &Group, plot: &str) {
             line(page, row, comparison);
         }
         if row.comparisons.is_empty() {
-            let figures: Vec<String> = row.contenders.iter().map(|c| format!("{}: {}", c.label, figure(row, &c.label))).collect();
+            let figures: Vec<String> =
+                row.contenders.iter().map(|c| format!("{}: {}", c.label, figure(row, &c.label))).collect();
             let _ = writeln!(page, "| {} | {} | | | | | | |", row.name, figures.join("; "));
         }
     }
@@ -89,7 +90,9 @@ fn line(page: &mut String, row: &Row, comparison: &Comparison) {
         row.name,
         ratio.map_or("-".into(), |r| format!("**{}** [{}, {}]", short(r.median), short(r.range.0), short(r.range.1))),
         verdict(comparison, ratio),
-        row.rival(comparison).and_then(|rival| thrift(row.figures(&comparison.of)?, rival)).map_or(String::new(), short)
+        row.rival(comparison)
+            .and_then(|rival| thrift(row.figures(&comparison.of)?, rival))
+            .map_or(String::new(), short)
     );
 }
 
@@ -172,7 +175,8 @@ fn draw(group: &Group) -> String {
             row.ratio(c).map(|ratio| (format!("{}{of}{bound}", row.name), ratio, c.target))
         })
         .collect();
-    let limit = bars.iter().map(|(_, r, _)| r.median.max(1.0 / r.median.max(1e-3))).fold(4.0, f64::max).min(1000.0).log2();
+    let limit =
+        bars.iter().map(|(_, r, _)| r.median.max(1.0 / r.median.max(1e-3))).fold(4.0, f64::max).min(1000.0).log2();
     let x = |ratio: f64| LABELS + WIDTH * ((ratio.max(1e-3).log2() / limit).clamp(-1.0, 1.0) + 1.0) / 2.0;
     let height = LINE * (bars.len() as f64 + 1.5);
     let mut svg = format!(

@@ -105,9 +105,8 @@ impl MemoryS3 {
     pub fn start() -> io::Result<MemoryS3> {
         let store = Arc::<Store>::default();
         let shared = store.clone();
-        let server = Server::start("s3", move |stream, distance, counters| {
-            serve(stream, shared.clone(), distance, counters)
-        })?;
+        let server =
+            Server::start("s3", move |stream, distance, counters| serve(stream, shared.clone(), distance, counters))?;
         Ok(MemoryS3 { server, store })
     }
 
@@ -289,7 +288,9 @@ fn answer(store: &Store, request: &Head, body: Vec<u8>) -> Response {
 }
 
 fn buckets() -> Response {
-    Response::xml(format!("<ListAllMyBucketsResult><Buckets><Bucket><Name>{BUCKET}</Name></Bucket></Buckets></ListAllMyBucketsResult>"))
+    Response::xml(format!(
+        "<ListAllMyBucketsResult><Buckets><Bucket><Name>{BUCKET}</Name></Bucket></Buckets></ListAllMyBucketsResult>"
+    ))
 }
 
 fn read(store: &Store, key: &str, request: &Head) -> Response {
@@ -423,7 +424,13 @@ fn list(store: &Store, query: &HashMap<String, String>) -> Response {
     let (prefix, delimiter, v2) = (get("prefix"), get("delimiter"), get("list-type") == "2");
     let most = query.get("max-keys").and_then(|n| n.parse().ok()).unwrap_or(KEYS_MAX).min(KEYS_MAX);
     let token = get("continuation-token");
-    let after = if !v2 { get("marker") } else if token.is_empty() { get("start-after") } else { token };
+    let after = if !v2 {
+        get("marker")
+    } else if token.is_empty() {
+        get("start-after")
+    } else {
+        token
+    };
     let written = |text: &str| if get("encoding-type") == "url" { encode(text) } else { escape(text) };
     let state = store.state();
     let (mut out, mut count, mut last, mut more) = (String::new(), 0, String::new(), false);
@@ -488,7 +495,11 @@ fn conditions(request: &Head, object: Option<&Object>, reading: bool) -> Option<
     let is = |etags: &str| object.is_some_and(|object| matches(etags, &object.etag));
     if request.get("if-match").is_some_and(|etags| !is(etags)) {
         let missing = object.is_none() && !reading;
-        return Some(if missing { Response::error(404, "NoSuchKey") } else { Response::error(412, "PreconditionFailed") });
+        return Some(if missing {
+            Response::error(404, "NoSuchKey")
+        } else {
+            Response::error(412, "PreconditionFailed")
+        });
     }
     if request.get("if-none-match").is_some_and(is) {
         return Some(if reading { Response::empty(304) } else { Response::error(412, "PreconditionFailed") });

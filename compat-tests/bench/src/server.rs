@@ -12,9 +12,8 @@ use tokio::runtime::{Builder, Runtime};
 use crate::http::Head;
 
 /// Kinds of S3 request, in the order of the counters.
-pub const KINDS: [&str; 12] = [
-    "GET", "HEAD", "LIST", "PUT", "COPY", "begin", "part", "part copy", "complete", "DELETE", "delete many", "other",
-];
+pub const KINDS: [&str; 12] =
+    ["GET", "HEAD", "LIST", "PUT", "COPY", "begin", "part", "part copy", "complete", "DELETE", "delete many", "other"];
 
 /// How far away a store is. Can be changed while it runs.
 #[derive(Debug, Default)]
@@ -130,8 +129,20 @@ fn kind(head: &Head) -> usize {
         "GET" if is_bucket && !has("location") => "LIST",
         "GET" => "GET",
         "HEAD" => "HEAD",
-        "PUT" if has("partNumber") => if copies { "part copy" } else { "part" },
-        "PUT" => if copies { "COPY" } else { "PUT" },
+        "PUT" if has("partNumber") => {
+            if copies {
+                "part copy"
+            } else {
+                "part"
+            }
+        }
+        "PUT" => {
+            if copies {
+                "COPY"
+            } else {
+                "PUT"
+            }
+        }
         "POST" if has("uploads") => "begin",
         "POST" if has("uploadId") => "complete",
         "POST" if has("delete") => "delete many",

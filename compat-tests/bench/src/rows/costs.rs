@@ -49,7 +49,11 @@ fn requests(settings: &Settings) -> Result<Vec<Row>, Failure> {
     let who = Who::all(settings);
     let peers = Who::peers(&who);
     let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
-    let names = ["requests: ls -l of 1,000", "requests: reading 1,000 small files after it", "requests: writing one small file"];
+    let names = [
+        "requests: ls -l of 1,000",
+        "requests: reading 1,000 small files after it",
+        "requests: writing one small file",
+    ];
     let mut rows = names.map(|name| Row::new(name, Unit::Requests).bound("ovfs", &peers, 1.0));
     for who in who {
         match one(who, &store, &s3, settings) {

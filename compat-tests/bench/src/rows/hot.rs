@@ -14,7 +14,8 @@ const MIB: u32 = 1 << 20;
 
 fn connect(spec: &Spec, settings: &Settings) -> Result<(Pair, OpenFile), Failure> {
     let daemon = spec.start()?;
-    let mut session = Session::open(&daemon.socket(), Shape { wait: settings.wait, ..Shape::default() }).during("INIT")?;
+    let mut session =
+        Session::open(&daemon.socket(), Shape { wait: settings.wait, ..Shape::default() }).during("INIT")?;
     let file = session.open_file("data", libc::O_RDONLY, SEED).during("OPEN")?;
     // Everything once, so that it is where it is to be read from.
     let mut work = Reads::new(file, MIB, Order::once(SIZE), 4);

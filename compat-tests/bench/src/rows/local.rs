@@ -33,16 +33,8 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 8] = [
-        Kind::Read,
-        Kind::Write,
-        Kind::GetAttr,
-        Kind::Lookup,
-        Kind::Create,
-        Kind::List,
-        Kind::ReadMib,
-        Kind::WriteMib,
-    ];
+    const ALL: [Kind; 8] =
+        [Kind::Read, Kind::Write, Kind::GetAttr, Kind::Lookup, Kind::Create, Kind::List, Kind::ReadMib, Kind::WriteMib];
 
     fn text(self) -> &'static str {
         match self {

@@ -64,7 +64,8 @@ pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure>
     }
     store.server.distance.set(LATENCY, RATE);
     let s3 = store.access();
-    let mut bench = Bench { store: &store, s3, settings, who: Who::all(settings), only, rows: Vec::new(), memory: Vec::new() };
+    let mut bench =
+        Bench { store: &store, s3, settings, who: Who::all(settings), only, rows: Vec::new(), memory: Vec::new() };
     bench.sequential_read()?;
     bench.random_read()?;
     bench.sequential_write()?;
@@ -199,8 +200,10 @@ impl Bench<'_> {
             let session = &mut mounted.pair.session;
             let run = metered(&pids, || {
                 let began = Instant::now();
-                let (entry, opened) =
-                    session.guest.create(ROOT, name.as_bytes(), libc::O_RDWR | libc::O_CREAT, 0o644).during("CREATE")?;
+                let (entry, opened) = session
+                    .guest
+                    .create(ROOT, name.as_bytes(), libc::O_RDWR | libc::O_CREAT, 0o644)
+                    .during("CREATE")?;
                 let file = OpenFile { nodeid: entry.nodeid, fh: opened.fh, size, seed: NEW_SEED };
                 let mut work = Writes::new(file, MIB, Order::once(size));
                 let mut outcome = session.one(&mut work, STREAM_DEPTH, Until::Done).during("sequential write")?;
@@ -368,7 +371,8 @@ impl Bench<'_> {
         if self.memory.is_empty() {
             return;
         }
-        let mut row = Row::new("memory of ovfs beside its cache pool, highest in each mount of these rows", Unit::Memory);
+        let mut row =
+            Row::new("memory of ovfs beside its cache pool, highest in each mount of these rows", Unit::Memory);
         row = row.bound("ovfs", &["64 MiB"], 1.0);
         for figure in &self.memory {
             row.add("ovfs", Sample::of(*figure));
