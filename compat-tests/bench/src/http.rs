@@ -27,7 +27,11 @@ pub struct Head {
 }
 
 impl Head {
-    fn parse(raw: &[u8]) -> io::Result<Head> {
+    /// A head as it came, up to the empty line.
+    ///
+    /// # Errors
+    /// It is not UTF-8.
+    pub(crate) fn parse(raw: &[u8]) -> io::Result<Head> {
         let text = std::str::from_utf8(raw).map_err(io::Error::other)?;
         let mut lines = text.split("\r\n");
         let start = lines.next().unwrap_or_default().to_owned();
