@@ -49,7 +49,7 @@ const SPARE_MAX: usize = 64;
 const BATCHES_PER_TURN: usize = 16;
 
 /// Completions that go to the guest together while more requests of their batch are to be served.
-const PIECE: usize = 8;
+const PIECE: usize = 16;
 
 /// How long a completion waits for others to go with. Of requests that take longer each goes alone.
 const PIECE_TIME: Duration = Duration::from_micros(20);

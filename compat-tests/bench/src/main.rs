@@ -11,6 +11,9 @@ use ovfs_bench::report;
 use ovfs_bench::rows::{self, Failure, Settings};
 
 /// Benchmarks of ovfs beside virtiofsd, FUSE mounts and OpenDAL alone.
+///
+/// OVFS_BIN names the ovfs that is measured. OVFS_BESIDE names another one, with flags if need be, that takes part in the
+/// group local: an older one, or the same with other flags.
 #[derive(Debug, Parser)]
 struct Options {
     /// Groups to run; all of them when none is named.

@@ -46,6 +46,15 @@ impl Spec {
         Spec::new("ovfs", Which::Ovfs).arg("--backend").arg(url)
     }
 
+    /// Another ovfs on a directory: the program and the flags that `OVFS_BESIDE` names, apart by blanks.
+    pub fn beside(dir: &Path) -> Option<Spec> {
+        let words = std::env::var("OVFS_BESIDE").ok()?;
+        let mut words = words.split_ascii_whitespace();
+        let program = words.next()?.into();
+        let spec = Spec { program, ..Spec::ovfs(dir).called("ovfs beside") };
+        Some(words.fold(spec, Spec::arg))
+    }
+
     fn new(label: &str, which: Which) -> Spec {
         Spec { label: label.into(), program: binary(which), args: Vec::new(), env: Vec::new() }
     }

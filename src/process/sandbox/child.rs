@@ -7,6 +7,7 @@ use libc::{c_int, pid_t};
 use log::error;
 
 use super::TARGET;
+use crate::process::memory::release_code;
 
 /// A forked worker.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ impl Child {
     /// Waits for the child's end and returns the exit code that says the same of the parent: the child's own, or minus
     /// the signal that killed it (which exit(3) makes 256 - N of), which is logged.
     pub fn wait(self) -> i32 {
+        // From here on there is next to nothing to do.
+        release_code();
         match wait(self.pid) {
             Ok(status) => mirror(status),
             Err(_) => {

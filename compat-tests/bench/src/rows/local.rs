@@ -165,6 +165,9 @@ pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure>
             2,
         )?,
     ];
+    if let Some(spec) = Spec::beside(share.path()) {
+        benches.push(Bench::open(&spec, shape, 3)?);
+    }
     let mut rows = Vec::new();
     for (kind, depth) in Kind::ALL.into_iter().flat_map(|kind| [(kind, 1), (kind, 32)]) {
         let name = format!("{}, depth {depth}", kind.text());
@@ -173,13 +176,18 @@ pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure>
         }
         let target = if kind.is_small() && depth == 32 { 1.3 } else { 1.0 };
         let mut row = Row::new(name, kind.unit()).compare("ovfs", &["virtiofsd"], Some(target));
-        let contenders = if depth == 1 { 2 } else { 3 };
-        if contenders == 3 {
+        if depth > 1 {
             let target = if kind.is_small() { 1.8 } else { 1.0 };
             row = row.compare("ovfs, 2 queues", &["virtiofsd"], Some(target));
         }
+        if benches.len() > 3 {
+            row = row.compare("ovfs", &["ovfs beside"], None);
+        }
         for round in 0..settings.rounds {
-            for n in turn(round, contenders) {
+            for n in turn(round, benches.len()) {
+                if benches[n].pair.session.queues() > depth {
+                    continue;
+                }
                 let bench = &mut benches[n];
                 let label = bench.pair.daemon.label.clone();
                 row.add(&label, bench.sample(kind, depth, settings, round as u64 + 1)?);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ovfs_compat_tests::error::{Error, Fault};
 
 use crate::lane::Wait;
-use crate::record::Row;
+use crate::record::{Row, Sample};
 use crate::work;
 
 /// How long and how large.
@@ -143,6 +143,17 @@ pub fn announce(row: &Row) {
         }
     }
     for contender in &row.contenders {
+        let of = |what: fn(&Sample) -> f64| median(&contender.samples.iter().map(what).collect::<Vec<_>>());
+        if of(|sample| sample.cpu_s) > 0.0 {
+            let cpu = of(|sample| sample.cpu_s * 1e6 / sample.requests.max(1) as f64);
+            let (kicks, calls, p50) =
+                (of(|sample| sample.kicks), of(|sample| sample.calls), of(|sample| sample.p50_us));
+            let (cpu, kicks, calls, p50) = (short(cpu), short(kicks), short(calls), short(p50));
+            line += &format!(
+                "\n    {}: p50 {p50} µs; a request: CPU {cpu} µs, kicks {kicks}, calls {calls}",
+                contender.label
+            );
+        }
         let last = contender.samples.last().map(|sample| sample.store.as_slice()).unwrap_or_default();
         if !last.is_empty() {
             let kinds: Vec<String> = last.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
