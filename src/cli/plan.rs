@@ -538,7 +538,7 @@ mod tests {
             "--cache-size 15M",
             "--num-request-queues 0",
             "--num-request-queues 65",
-            "--poll-us -1",
+            "--poll-us x",
             "--poll-us 1001",
             "--request-timeout 0",
             "--uid -1",
