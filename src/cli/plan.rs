@@ -119,6 +119,8 @@ pub struct BackendShare {
     pub translate_gid: Vec<IdMap>,
     /// What statfs(2) calls the size of the file system, in bytes.
     pub capacity: u64,
+    /// Where blocks of what was read are kept, and how many bytes of them.
+    pub cache_dir: Option<(PathBuf, u64)>,
     /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
     pub writeback_delay: Duration,
     /// What becomes of files that others changed meanwhile.
@@ -317,6 +319,7 @@ fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError
         translate_uid: within_ids(options.translate_uid.clone()),
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
+        cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
         writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
@@ -338,7 +341,7 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 }
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [&str; 9] = [
+pub(super) const ABOUT_STORES: [&str; 11] = [
     "--posix-metadata",
     "--uid",
     "--gid",
@@ -347,6 +350,8 @@ pub(super) const ABOUT_STORES: [&str; 9] = [
     "--umask",
     "--capacity",
     "--writeback-delay",
+    "--cache-dir",
+    "--cache-disk-size",
     "--on-conflict",
 ];
 
@@ -361,6 +366,8 @@ fn contradictions(options: &Options) -> Vec<PlanError> {
         options.umask.is_some(),
         options.capacity.is_some(),
         options.writeback_delay.is_some(),
+        options.cache_dir.is_some(),
+        options.cache_disk_size.is_some(),
         options.on_conflict.is_some(),
     ];
     let for_stores = given.into_iter().zip(ABOUT_STORES);
@@ -542,6 +549,7 @@ mod tests {
             "--umask=0",
             "--capacity=1P",
             "--writeback-delay=1",
+            "--cache-dir=/nonexistent",
             "--on-conflict=fail",
         ] {
             let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();
@@ -568,6 +576,7 @@ mod tests {
             "--capacity 1E",
             "--writeback-delay 3600001",
             "--writeback-delay 1s",
+            "--cache-disk-size 1M",
             "--on-conflict Fail",
         ] {
             let args = ["ovfs", "s", "fs:/x"].into_iter().chain(line.split_whitespace()).map(Into::into);

@@ -13,6 +13,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::panic;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use log::{error, info, warn};
@@ -70,6 +71,8 @@ enum StartError {
     Store(crate::store::StoreError),
     #[error("--posix-metadata: {0} keeps no attributes with its files")]
     NoAttributes(String),
+    #[error("--cache-dir '{}': {error}", dir.display())]
+    CacheDir { dir: PathBuf, error: io::Error },
     #[error("Ending with data that is not stored")]
     Lost,
 }
