@@ -220,9 +220,22 @@ impl State {
         self.posix.ctime_ns = self.mtime_ns;
     }
 
+    /// Whether what is known is from later than an answer asked for at `asked`.
+    pub fn known_since(&self, asked: Instant) -> bool {
+        self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at)
+    }
+
+    /// Nobody has this nameless file open any more: the memory of what was written to it is free again, though the guest may
+    /// remember its number for long.
+    pub fn let_go(&mut self) {
+        if self.content.is_dirty() {
+            self.content.abandon();
+        }
+    }
+
     /// Takes in what the store said when asked at `asked`. `fresh` numbers the bytes if they are others than before.
     pub fn observe(&mut self, kind: Kind, meta: &Meta, asked: Instant, fresh: impl FnOnce() -> ContentId) {
-        if self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at) {
+        if self.known_since(asked) {
             return;
         }
         self.asked = Some(asked);

@@ -380,7 +380,11 @@ impl<S: System> Runner<S> {
             };
             let absent = !self.contract.bucket.contains_key(path);
             match creates.filter(|_| absent && seen.is_empty()) {
-                Some(exclusive) => self.contract.created(path, exclusive),
+                // A file that was emptied after another program deleted it needs nothing of that, and is there all along.
+                Some(exclusive) => match self.open.iter().find(|open| open.node == node).map(|open| open.file) {
+                    Some(known) if !exclusive && self.contract.is_empty_at(known, path) => known,
+                    _ => self.contract.created(path, exclusive),
+                },
                 None => self.contract.opened(path, Some(&seen))?,
             }
         } else if self.contract.kind(path) == Kind::Absent {
