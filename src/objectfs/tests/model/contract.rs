@@ -178,6 +178,11 @@ impl Contract {
         self.files.iter().find(|(_, file)| holds(file)).map(|(id, _)| *id)
     }
 
+    /// Whether a file of the guest holds `path` against what the store has there.
+    pub fn is_local(&self, path: &str) -> bool {
+        self.local(path).is_some()
+    }
+
     fn may_be_local(file: &File) -> bool {
         file.dirty == Dirty::Maybe && file.foreign && file.place.is_some()
     }
@@ -527,6 +532,17 @@ impl Contract {
         let mut file = File::new(Vec::new(), path, false);
         file.exclusive = exclusive;
         self.add(file)
+    }
+
+    /// A new file, made by the guest where it need not have seen what others made there.
+    pub fn created_unseen(&mut self, path: &str, exclusive: bool) -> usize {
+        let id = self.created(path, exclusive);
+        let hides = self.bucket.keys().any(|key| key == path || below(key, path));
+        if let Some(file) = self.files.get_mut(&id) {
+            file.foreign = hides;
+            file.theirs = hides;
+        }
+        id
     }
 
     fn add(&mut self, file: File) -> usize {
