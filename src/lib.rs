@@ -2,11 +2,12 @@
 //!
 //! Data flows one way: `device` (virtio) → `fuse` (protocol) → `fs` (the narrow waist), implemented by `passthrough`
 //! (a host directory) and by `objectfs` → `cache` → `store` (messages) → `broker` (OpenDAL, another process).
-//! `cli` and `process` surround them; `daemon` is the start order.
+//! `cli`, `config` and `process` surround them; `daemon` is the start order.
 
 pub mod broker;
 pub mod cache;
 pub mod cli;
+pub mod config;
 pub mod daemon;
 pub mod device;
 pub mod fs;

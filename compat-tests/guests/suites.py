@@ -27,16 +27,17 @@ JOBS = (
     "calls", "locks", "editors", "archive", "sqlite", "git", "compile", "bulk", "stress", "fsx", "pytests", "pjdfstest",
 )
 AGAIN = ("archive", "sqlite", "git", "compile")
-# Where not all jobs run. s3s-fs lists no empty directories, which git and the tests of directories cannot do without,
+# Where not all jobs run. s3s-fs lists no empty directories, which git, builds and the tests of directories cannot do without,
 # and keeps what it knows of an object in a file that bears the object's whole name, so that it has none with a long one.
 SHARE_JOBS = {
-    "s3s": ("locks", "sqlite", "compile", "bulk", "fsx"),
-    "s3s-posix": ("locks", "sqlite", "compile", "bulk", "fsx"),
+    "s3s": ("locks", "sqlite", "bulk", "fsx"),
+    "s3s-posix": ("locks", "sqlite", "bulk", "fsx"),
 }
-# And where the quick run leaves some to the full one: moto answers 150 requests a second.
+# And where the quick run leaves some to the full one: moto answers 150 requests a second, and what holds on fs-posix holds on fs.
 QUICK_JOBS = {
-    "s3": ("calls", "editors", "git", "stress", "fsx", "pjdfstest"),
-    "s3-posix": ("calls", "archive", "stress", "pjdfstest"),
+    "fs": ("calls", "editors", "stress", "fsx", "pytests", "pjdfstest"),
+    "s3": ("calls", "editors", "stress", "fsx", "pjdfstest"),
+    "s3-posix": ("calls", "archive", "pjdfstest"),
 }
 DEFAULT_SHARES = "passthrough,fs,fs-posix,s3s,s3,s3-posix"
 PROGRAMS = ("fsx", "pjdfstest")

@@ -464,6 +464,22 @@ fn a_secret_from_the_environment_is_not_in_the_device_process_memory() {
     assert_no_secret_in_device_memory(&stage, launch);
 }
 
+#[test]
+fn a_secret_from_a_file_of_settings_is_not_in_the_device_process_memory() {
+    let stage = stage();
+    let s3 = S3::start(&stage);
+    let store = format!(
+        "type = \"s3\"\nbucket = \"bucket\"\nregion = \"r\"\nendpoint = \"http://127.0.0.1:{}\"\n\
+         access_key_id = \"ours\"\nsecret_access_key = \"{SECRET}\"\n",
+        s3.port
+    );
+    // Of the two, one is served.
+    let text = format!("[storage_settings]\n{store}[[shares]]\nshared_dir = \"/elsewhere\"\n{store}");
+    fs::write(stage.path("ovfs.toml"), text).expect("write the file");
+    let launch = stage.launch(["--config-file", "ovfs.toml", "--socket-path", "run/s"]);
+    assert_no_secret_in_device_memory(&stage, launch);
+}
+
 /// The mappings of a process that contain these bytes. Not the shared pool: it holds file data only.
 fn memory_holding(pid: u32, needle: &[u8]) -> Vec<String> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("read the mappings");

@@ -1,11 +1,11 @@
 //! The manual page, the README and the vhost-user descriptor say what the program says, no more and no less.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 14] = [
+const OURS: [&str; 20] = [
     "--backend",
     "--cache-size",
     "--num-request-queues",
@@ -19,7 +19,13 @@ const OURS: [&str; 14] = [
     "--dir-mode",
     "--umask",
     "--capacity",
+    "--writeback-delay",
+    "--cache-dir",
+    "--cache-disk-size",
     "--on-conflict",
+    "--config-file",
+    "--config-dir",
+    "--print-config",
 ];
 
 fn root() -> PathBuf {
@@ -117,6 +123,96 @@ fn readme_lists_our_flags_with_their_defaults() {
         assert!(cells[2].is_empty() || described.contains(&default), "{name}: --help does not say {default}");
     }
     assert_eq!(listed, BTreeSet::from(OURS));
+}
+
+/// Flags that a file of settings cannot set: what is for the command line alone, and old names of others.
+const WITHOUT_KEY: [&str; 7] =
+    ["--help", "--version", "--print-capabilities", "--print-config", "--config-file", "--config-dir", "--socket"];
+
+/// The keys of the flags that `--help` describes.
+fn keys_of_help() -> BTreeSet<String> {
+    let long = flags_of_help().into_iter().filter(|flag| !WITHOUT_KEY.contains(&flag.as_str()));
+    long.filter_map(|flag| flag.strip_prefix("--").map(|name| name.replace('-', "_"))).collect()
+}
+
+/// The keys that the page about the file describes, by section: the first words of the lines after `.TP`.
+fn keys_of_page() -> BTreeMap<String, BTreeSet<String>> {
+    let text = read("man/ovfs.toml.5");
+    let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut section = None;
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if let Some(heading) = line.strip_prefix(".SS ").or_else(|| line.strip_prefix(".SH ")) {
+            section = heading.starts_with('[').then(|| heading.to_owned());
+        } else if let (".TP", Some(section)) = (line, &section) {
+            let key = lines.next().and_then(|tag| tag.strip_prefix(".BR ")).and_then(|tag| tag.split(' ').next());
+            let key = key.unwrap_or_else(|| panic!("no key after .TP in {section}")).to_owned();
+            assert!(keys.entry(section.clone()).or_default().insert(key.clone()), "{key} twice in {section}");
+        }
+    }
+    keys
+}
+
+/// The keys that the page lists between a comment of this word and the next.
+fn listed_in_page(word: &str) -> BTreeSet<String> {
+    let text = read("man/ovfs.toml.5");
+    let list = text.split(&format!(".\\\" {word}\n")).nth(1).and_then(|rest| rest.split(".\\\" end\n").next());
+    let lines = list.unwrap_or_else(|| panic!("no list {word:?}")).lines();
+    lines.filter_map(|line| line.strip_prefix(".BR ")?.split(' ').next().map(str::to_owned)).collect()
+}
+
+/// Whether the program knows a key of a section of its files.
+fn program_knows(section: &str, key: &str) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f.toml");
+    let own = match section {
+        "[[shares]]" => "shared_dir = \"/x\"\ntype = \"memory\"\n",
+        "[[mounts]]" => "path = \"/x\"\ntype = \"memory\"\n",
+        "[storage_settings]" => "type = \"memory\"\n",
+        _ => "",
+    };
+    std::fs::write(&file, format!("{section}\n{own}{key} = \"x\"\n")).unwrap();
+    let output = Command::new(ovfs()).arg("--print-config").arg("--config-file").arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    !said.contains(": unknown key") && !said.contains(": unknown section") && !said.contains(": stands in [")
+}
+
+#[test]
+fn page_about_the_file_describes_every_key_and_no_other() {
+    let page = keys_of_page();
+    for (section, keys) in &page {
+        for key in keys {
+            assert!(program_knows(section, key), "{section} {key} is not known");
+        }
+        assert!(!program_knows(section, "no_such_key"), "{section}");
+    }
+    let flags = keys_of_help();
+    let described: BTreeSet<String> = page["[options]"].union(&page["[socket_settings]"]).cloned().collect();
+    assert_eq!(described, flags);
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<BTreeSet<_>>();
+    let printed = output("--print-config");
+    let cache = printed.split("[cache_settings]\n").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    let cache: BTreeSet<String> = cache.lines().filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())).collect();
+    assert_eq!(page["[cache_settings]"], cache);
+    assert_eq!(page["[storage_settings]"], words(&["type"]));
+    for (section, own) in [("[[shares]]", "shared_dir"), ("[[mounts]]", "path")] {
+        assert_eq!(page[section], words(&[own, "type", "cache_expiration_time"]));
+        let known: BTreeSet<String> =
+            flags.iter().filter(|key| *key != own && program_knows(section, key)).cloned().collect();
+        let expected = match own {
+            "path" => listed_in_page("only"),
+            _ => page["[options]"].difference(&listed_in_page("except")).cloned().collect(),
+        };
+        assert_eq!(known, expected, "{section}");
+    }
+}
+
+#[test]
+fn every_section_of_the_page_is_one_of_the_program() {
+    let sections: BTreeSet<String> = keys_of_page().into_keys().collect();
+    let expected =
+        ["[socket_settings]", "[cache_settings]", "[storage_settings]", "[options]", "[[shares]]", "[[mounts]]"];
+    assert_eq!(sections, expected.map(str::to_owned).into());
 }
 
 #[test]

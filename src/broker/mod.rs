@@ -5,9 +5,10 @@
 //! every path, slice and length is checked (`serve`), and not the store, whose names, sizes and versions are.
 //!
 //! `services` tells how stores differ, `operator` builds OpenDAL's part, `remote` does the operations on what OpenDAL
-//! reaches, `local` on a directory of this machine.
+//! reaches, `local` on a directory of this machine. `disk` keeps blocks of what was read on this machine's disk.
 
 mod cursors;
+mod disk;
 mod error;
 mod gate;
 mod local;
@@ -20,5 +21,6 @@ mod services;
 mod tests;
 mod url;
 
+pub use disk::Disk;
 pub use run::{BrokerOptions, run};
 pub use url::{Backend, BackendError};

@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::disk::Disk;
 use super::error::error;
 use super::serve::Mount;
 use super::url::Backend;
@@ -40,6 +41,8 @@ pub struct BrokerOptions {
     pub posix_metadata: bool,
     /// Refuse what would change the store.
     pub readonly: bool,
+    /// Where blocks of what was read are kept for later, and for other daemons.
+    pub disk: Option<Arc<Disk>>,
 }
 
 /// Serves `backend` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,

@@ -107,6 +107,39 @@ fn switch(options: &mut Options, word: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What an accepted element of a list means: the long name of its flag, and what that is set to.
+pub(super) fn flag_of(element: &str) -> Option<(&'static str, String)> {
+    if let Some((word, value)) = element.split_once('=') {
+        let flag = match word {
+            "source" => "shared-dir",
+            "modcaps" => "modcaps",
+            "xattrmap" => "xattrmap",
+            "cache" => "cache",
+            "loglevel" => "log-level",
+            "sandbox" => "sandbox",
+            _ => return None,
+        };
+        let value = match value {
+            "none" if word == "cache" => "never",
+            "err" if word == "loglevel" => "error",
+            other => other,
+        };
+        return Some((flag, value.to_owned()));
+    }
+    let (name, on) = element.strip_prefix("no_").map_or((element, true), |name| (name, false));
+    let negotiation = || if on { "always" } else { "never" }.to_owned();
+    Some(match name {
+        "xattr" => ("xattr", on.to_string()),
+        "readdirplus" => ("no-readdirplus", (!on).to_string()),
+        "writeback" => ("writeback", on.to_string()),
+        "allow_direct_io" => ("allow-direct-io", on.to_string()),
+        "killpriv_v2" => ("killpriv-v2", on.to_string()),
+        "posix_acl" => ("posix-acl", negotiation()),
+        "security_label" => ("security-label", negotiation()),
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;

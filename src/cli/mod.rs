@@ -1,12 +1,15 @@
 //! The command line: what a user may say ([`Options`]), and what follows from it ([`Plan`]).
 //!
 //! Every flag, conflict, `-o` word and error text is virtiofsd's, because launchers parse them; `--backend` and what
-//! belongs to it is ours. Three steps, each a file: `options` (clap), `legacy` (`-o`, which overrides flags whatever
-//! their order), `plan` (defaults, cross checks; the rest of the program sees only the plan).
+//! belongs to it is ours. Each step is a file: `options` (clap), `given` (what a file of settings may add), `legacy`
+//! (`-o`, which overrides flags whatever their order), `plan` (defaults, cross checks; the rest of the program sees only
+//! the plan). `flags` is the list of flags, for whoever reads files.
 //!
-//! Knows no sockets, processes or stores, and does nothing but read its arguments.
+//! Knows no sockets, processes, stores or files, and does nothing but read its arguments.
 
 pub mod capabilities;
+pub mod flags;
+mod given;
 mod legacy;
 pub mod options;
 pub mod plan;
@@ -15,17 +18,16 @@ mod usage;
 
 use std::ffi::OsString;
 
+pub use given::{Given, Line, Preset};
 pub use options::Options;
 pub use plan::{BackendShare, Device, EndpointPlan, HostDir, LogPlan, Plan, PlanError, SandboxPlan, Setup, Share};
 pub use usage::takes_value;
 
-/// Reads the arguments, the program's name first.
+/// Reads the arguments, the program's name first, and nothing else. A daemon asks files too: [`Given`].
 ///
 /// # Errors
 /// What clap answers to a wrong argument, or to `--help` and `--version`; its `exit` prints it and ends the process
 /// with virtiofsd's code (2, or 0 for help and version).
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
-    let args: Vec<OsString> = args.into_iter().collect();
-    let options = usage::read(&args)?;
-    legacy::apply(options)
+    Given::read(args)?.complete(&[], None).map(|line| line.options)
 }

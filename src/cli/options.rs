@@ -5,6 +5,7 @@
 
 use std::os::fd::RawFd;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Parser;
 use log::LevelFilter;
@@ -31,6 +32,9 @@ pub const DEFAULT_POLL_US: u32 = 0;
 /// Smallest `--cache-size`: room for one block of the largest size class per queue and for a read-ahead.
 pub const CACHE_SIZE_MIN: u64 = 16 << 20;
 
+/// Smallest `--cache-disk-size`.
+pub const DISK_SIZE_MIN: u64 = 64 << 20;
+
 /// Smallest `--capacity`: one block of a file system.
 pub const CAPACITY_MIN: u64 = 4096;
 
@@ -45,6 +49,7 @@ const IDS: &str = "User and group ids";
 const MIGRATION: &str = "Migration";
 const LOGGING: &str = "Logging";
 const BACKEND: &str = "Backend";
+const CONFIGURATION: &str = "Configuration";
 const DEPRECATED: &str = "Deprecated";
 
 /// What `--inode-file-handles` may say. [`InodeFileHandlesMode`] and the deprecated word for one of its values.
@@ -120,6 +125,15 @@ fn parse_on_conflict(text: &str) -> Result<OnConflict, &'static str> {
         "keep-both" => OnConflict::KeepBoth,
         _ => return Err("expected: fail, overwrite, keep-both"),
     })
+}
+
+fn parse_disk_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size < DISK_SIZE_MIN {
+        Err(format!("the disk cache needs at least {} MiB", DISK_SIZE_MIN >> 20))
+    } else {
+        Ok(size)
+    }
 }
 
 fn parse_cache_size(text: &str) -> Result<u64, String> {
@@ -485,6 +499,24 @@ pub struct Options {
     #[arg(long, value_name = "BYTES", value_parser = parse_capacity, help_heading = BACKEND)]
     pub capacity: Option<u64>,
 
+    /// Milliseconds after which a closed file is uploaded, in the background; 0: close(2) waits for the store [default: 0]
+    ///
+    /// A crash of this program loses what was closed but neither uploaded nor synced. fsync(2), syncfs(2) and a stop by SIGTERM
+    /// do not wait.
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(..=3_600_000),
+        help_heading = BACKEND)]
+    pub writeback_delay: Option<u32>,
+
+    /// Directory on this machine's disk for blocks of what was read from the store [default: none]
+    ///
+    /// All ovfs daemons of one user may share it, and then fetch what several guests read only once. It may be deleted at any time.
+    #[arg(long, value_name = "PATH", help_heading = BACKEND)]
+    pub cache_dir: Option<String>,
+
+    /// About how much --cache-dir may hold; with K, M, G, T or P for powers of 1024 [default: 10G]
+    #[arg(long, value_name = "BYTES", value_parser = parse_disk_size, requires = "cache_dir", help_heading = BACKEND)]
+    pub cache_disk_size: Option<u64>,
+
     /// What becomes of a file that was changed here and in the store at once (fail, overwrite, keep-both)
     /// [default: keep-both]
     ///
@@ -496,4 +528,23 @@ pub struct Options {
     ///   fsync(2) fail with ESTALE.
     #[arg(long, value_name = "ACTION", value_parser = parse_on_conflict, help_heading = BACKEND)]
     pub on_conflict: Option<OnConflict>,
+
+    /// File with settings, in TOML; what the command line says has precedence
+    #[arg(long, value_name = "FILE", help_heading = CONFIGURATION)]
+    pub config_file: Option<String>,
+
+    /// Directory with settings for every ovfs of this host: ovfs.toml and conf.d/*.toml [default: /etc/ovfs]
+    ///
+    /// Its [[shares]] entries turn shared directories into stores. --config-file has precedence over it. Only the
+    /// default directory may be missing.
+    #[arg(long, value_name = "DIR", help_heading = CONFIGURATION)]
+    pub config_dir: Option<String>,
+
+    /// Print the settings in effect, as a configuration file without its secrets, and exit
+    #[arg(long, help_heading = CONFIGURATION)]
+    pub print_config: bool,
+
+    /// How long names and attributes may be trusted under `CachePolicy::Auto`, if not one second. Has no flag.
+    #[arg(skip)]
+    pub cache_expiration: Option<Duration>,
 }

@@ -91,6 +91,8 @@ pub struct BackendShare {
     pub cache_size: usize,
     /// Whether file data is cached across opens, and by whom.
     pub cache_policy: CachePolicy,
+    /// How long names and attributes may be trusted under `Auto`, if not one second.
+    pub cache_expiration: Option<Duration>,
     /// Shared memory maps under `Never` and `Metadata`.
     pub allow_mmap: bool,
     /// Offer READDIRPLUS.
@@ -117,6 +119,10 @@ pub struct BackendShare {
     pub translate_gid: Vec<IdMap>,
     /// What statfs(2) calls the size of the file system, in bytes.
     pub capacity: u64,
+    /// Where blocks of what was read are kept, and how many bytes of them.
+    pub cache_dir: Option<(PathBuf, u64)>,
+    /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
+    pub writeback_delay: Duration,
     /// What becomes of files that others changed meanwhile.
     pub on_conflict: OnConflict,
     /// Refuse changes.
@@ -280,10 +286,10 @@ fn c_string(text: String) -> Result<CString, PlanError> {
 }
 
 /// How long the guest may trust names and attributes.
-fn metadata_timeout(policy: &CachePolicy) -> Duration {
-    match policy {
+fn metadata_timeout(options: &Options) -> Duration {
+    match options.cache {
         CachePolicy::Never => Duration::ZERO,
-        CachePolicy::Auto => Duration::from_secs(1),
+        CachePolicy::Auto => options.cache_expiration.unwrap_or(Duration::from_secs(1)),
         CachePolicy::Metadata | CachePolicy::Always => Duration::from_secs(24 * 60 * 60),
     }
 }
@@ -302,6 +308,7 @@ fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError
         // The parser has made sure that it fits.
         cache_size: usize::try_from(options.cache_size).unwrap_or(usize::MAX),
         cache_policy: options.cache.clone(),
+        cache_expiration: options.cache_expiration,
         allow_mmap: options.allow_mmap,
         readdirplus: readdirplus(options),
         writeback: options.writeback,
@@ -315,6 +322,8 @@ fn backend(options: &Options, url: String) -> Result<BackendShare, Vec<PlanError
         translate_uid: within_ids(options.translate_uid.clone()),
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
+        cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
+        writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
         request_timeout: Duration::from_secs(options.request_timeout.into()),
@@ -334,20 +343,39 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
     maps.into_iter().map(cut).collect()
 }
 
+/// Flags that only a store gives a meaning; refused for a directory.
+pub(super) const ABOUT_STORES: [&str; 11] = [
+    "--posix-metadata",
+    "--uid",
+    "--gid",
+    "--file-mode",
+    "--dir-mode",
+    "--umask",
+    "--capacity",
+    "--writeback-delay",
+    "--cache-dir",
+    "--cache-disk-size",
+    "--on-conflict",
+];
+
 /// What contradicts itself in the flags of a directory.
 fn contradictions(options: &Options) -> Vec<PlanError> {
-    let for_stores = [
-        (options.posix_metadata, "--posix-metadata"),
-        (options.uid.is_some(), "--uid"),
-        (options.gid.is_some(), "--gid"),
-        (options.file_mode.is_some(), "--file-mode"),
-        (options.dir_mode.is_some(), "--dir-mode"),
-        (options.umask.is_some(), "--umask"),
-        (options.capacity.is_some(), "--capacity"),
-        (options.on_conflict.is_some(), "--on-conflict"),
+    let given = [
+        options.posix_metadata,
+        options.uid.is_some(),
+        options.gid.is_some(),
+        options.file_mode.is_some(),
+        options.dir_mode.is_some(),
+        options.umask.is_some(),
+        options.capacity.is_some(),
+        options.writeback_delay.is_some(),
+        options.cache_dir.is_some(),
+        options.cache_disk_size.is_some(),
+        options.on_conflict.is_some(),
     ];
+    let for_stores = given.into_iter().zip(ABOUT_STORES);
     let mut errors: Vec<PlanError> =
-        for_stores.into_iter().filter(|(given, _)| *given).map(|(_, flag)| PlanError::NeedsBackend(flag)).collect();
+        for_stores.filter(|(given, _)| *given).map(|(_, flag)| PlanError::NeedsBackend(flag)).collect();
     if options.migration_mode == MigrationMode::FileHandles {
         if options.migration_confirm_paths {
             errors.push(PlanError::ConfirmPaths);
@@ -369,7 +397,7 @@ fn host_dir(options: Options, mode: SandboxMode) -> Result<(Share, SandboxPlan),
     if !errors.is_empty() {
         return Err(errors);
     }
-    let timeout = metadata_timeout(&options.cache);
+    let timeout = metadata_timeout(&options);
     let config = passthrough::Config {
         entry_timeout: timeout,
         attr_timeout: timeout,
@@ -524,6 +552,8 @@ mod tests {
             "--dir-mode=755",
             "--umask=0",
             "--capacity=1P",
+            "--writeback-delay=1",
+            "--cache-dir=/nonexistent",
             "--on-conflict=fail",
         ] {
             let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();
@@ -550,6 +580,9 @@ mod tests {
             "--umask 7000",
             "--capacity 4095",
             "--capacity 1E",
+            "--writeback-delay 3600001",
+            "--writeback-delay 1s",
+            "--cache-disk-size 1M",
             "--on-conflict Fail",
         ] {
             let args = ["ovfs", "s", "fs:/x"].into_iter().chain(line.split_whitespace()).map(Into::into);

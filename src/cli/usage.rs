@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
+use clap::{ArgMatches, CommandFactory, Parser};
 
 use super::options::Options;
 
@@ -22,20 +22,35 @@ struct ShortForm {
     positionals: Vec<String>,
 }
 
-/// Reads the arguments without their `-o` lists.
-pub(super) fn read(args: &[OsString]) -> Result<Options, clap::Error> {
-    let options = match Options::try_parse_from(args) {
-        Ok(options) => options,
-        Err(error) if error.kind() == ErrorKind::UnknownArgument => short_form(args, error)?,
-        Err(error) => return Err(error),
-    };
-    require(&options)?;
-    Ok(options)
+/// What the arguments say, without their `-o` lists.
+pub(super) struct Reading {
+    /// The flags.
+    pub options: Options,
+    /// The flags as text, to find out which were given.
+    pub matches: ArgMatches,
+}
+
+/// Reads the arguments without their `-o` lists. Whether they are enough is for [`require`] to say.
+pub(super) fn read(args: &[OsString]) -> Result<Reading, clap::Error> {
+    match Options::command().try_get_matches_from(args) {
+        Ok(matches) => Ok(Reading { options: from_matches::<Options>(&matches)?, matches }),
+        Err(error) if error.kind() == ErrorKind::UnknownArgument => short_form(args, error),
+        Err(error) => Err(error),
+    }
+}
+
+/// What clap's `try_parse_from` does after the matching.
+fn from_matches<T: Parser>(matches: &ArgMatches) -> Result<T, clap::Error> {
+    T::from_arg_matches(matches).map_err(|error| error.format(&mut T::command()))
 }
 
 /// The options of the short form. If these arguments are not of that form, `otherwise` is what is wrong with them.
-fn short_form(args: &[OsString], otherwise: clap::Error) -> Result<Options, clap::Error> {
-    let ShortForm { mut options, positionals } = match ShortForm::try_parse_from(args) {
+fn short_form(args: &[OsString], otherwise: clap::Error) -> Result<Reading, clap::Error> {
+    let read = ShortForm::command().try_get_matches_from(args).and_then(|matches| {
+        let form = from_matches::<ShortForm>(&matches)?;
+        Ok((form, matches))
+    });
+    let (ShortForm { mut options, positionals }, matches) = match read {
         Ok(read) => read,
         Err(error) if means_short_form(args) && error.kind() == ErrorKind::ValueValidation => return Err(error),
         Err(_) => return Err(otherwise),
@@ -48,7 +63,7 @@ fn short_form(args: &[OsString], otherwise: clap::Error) -> Result<Options, clap
     }
     options.socket_path = Some(socket_path);
     options.backend = Some(url);
-    Ok(options)
+    Ok(Reading { options, matches })
 }
 
 /// Whether a URL stands where only the short form has one, so that a wrong value elsewhere is the thing to report.
@@ -60,9 +75,9 @@ fn means_short_form(args: &[OsString]) -> bool {
 }
 
 /// Refuses a line that names no share or no socket, in the words of clap's own check. It cannot be clap's, whose
-/// check would not know of the short form.
-fn require(options: &Options) -> Result<(), clap::Error> {
-    if options.print_capabilities {
+/// check would not know of the short form, nor of files.
+pub(super) fn require(options: &Options) -> Result<(), clap::Error> {
+    if options.print_capabilities || options.print_config {
         return Ok(());
     }
     let mut missing = Vec::new();
@@ -102,7 +117,9 @@ mod tests {
 
     fn parse(line: &str) -> Result<Options, String> {
         let args: Vec<OsString> = std::iter::once("ovfs").chain(line.split_whitespace()).map(OsString::from).collect();
-        read(&args).map_err(|error| error.to_string())
+        let options =
+            read(&args).map(|reading| reading.options).and_then(|options| require(&options).map(|()| options));
+        options.map_err(|error| error.to_string())
     }
 
     #[test]

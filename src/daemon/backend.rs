@@ -11,7 +11,7 @@ use virtiofsd::passthrough;
 use virtiofsd::sandbox::SandboxMode;
 
 use super::{StartError, device_config};
-use crate::broker::{self, Backend, BrokerOptions};
+use crate::broker::{self, Backend, BrokerOptions, Disk};
 use crate::cli::{BackendShare, Device, Setup};
 use crate::device;
 use crate::fs::FileSystem;
@@ -72,6 +72,9 @@ pub(super) fn run(share: BackendShare, url: SecretUrl, setup: &Setup) -> Result<
     let ids = Ids::new(share.translate_uid.clone(), share.translate_gid.clone()).map_err(StartError::FileSystem)?;
     // Before the socket appears, and where it leaves no trace that the device process could inherit.
     isolated::run(|| check_backend(&url, share.posix_metadata))?;
+    if let Some((dir, _)) = &share.cache_dir {
+        Disk::prepare(dir).map_err(|error| StartError::CacheDir { dir: dir.clone(), error })?;
+    }
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
     let len = share.cache_size;
@@ -127,6 +130,12 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
         flush_timeout: share.flush_timeout,
         posix_metadata: share.posix_metadata,
         readonly: share.readonly,
+        disk: match &share.cache_dir {
+            Some((dir, max)) => {
+                Some(Disk::open(dir, *max).map_err(|error| StartError::CacheDir { dir: dir.clone(), error })?)
+            }
+            None => None,
+        },
     };
     Ok(broker::run(backend, pool, socket, options, || held.release(), move || child.wait()))
 }
@@ -175,6 +184,7 @@ fn config(share: &BackendShare) -> objectfs::Config {
             passthrough::CachePolicy::Metadata => objectfs::CachePolicy::Metadata,
             passthrough::CachePolicy::Always => objectfs::CachePolicy::Always,
         },
+        expiration: share.cache_expiration,
         readdirplus: share.readdirplus,
         writeback: share.writeback,
         allow_mmap: share.allow_mmap,
@@ -187,6 +197,7 @@ fn config(share: &BackendShare) -> objectfs::Config {
         xattr: share.xattr,
         on_conflict: share.on_conflict,
         capacity: share.capacity,
+        writeback_delay: share.writeback_delay,
         inodes_max: INODES_MAX,
         handles_max: HANDLES_MAX,
     }

@@ -1,23 +1,26 @@
 //! The start order, from the arguments to the exit code.
 //!
-//! It reads as it runs: name and secrets, flags, log, signals, checks and plan here; socket, limits, sandbox (forks),
+//! It reads as it runs: name and secrets, flags, files of settings, log, signals, checks and plan here; socket, limits, sandbox (forks),
 //! filter, capabilities, file system and device in `host_dir` or `backend`, whichever the plan names. No thread may
 //! exist before the fork, and nothing is decided here: that was `cli::plan`.
 
 mod backend;
+mod configuration;
 mod host_dir;
 
 use std::env;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::panic;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use log::{error, warn};
+use log::{error, info, warn};
 use thiserror::Error;
 
-use crate::cli::{self, LogPlan, Options, Plan, PlanError, Share, capabilities, plan};
+use crate::cli::{self, Given, Line, LogPlan, Options, Plan, PlanError, Share, capabilities, plan};
+use crate::config::{self, Settings};
 use crate::process::caps::CapsError;
 use crate::process::isolated::CheckError;
 use crate::process::limits::LimitError;
@@ -32,6 +35,8 @@ use crate::process::{comm, signals};
 /// Why the daemon does not run. Each is logged as one line, and the exit code is 1.
 #[derive(Debug, Error)]
 enum StartError {
+    #[error("Several mounts in one share are not served yet: {0}")]
+    SeveralMounts(config::Place),
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Plan(Vec<PlanError>),
     #[error(transparent)]
@@ -66,6 +71,8 @@ enum StartError {
     Store(crate::store::StoreError),
     #[error("--posix-metadata: {0} keeps no attributes with its files")]
     NoAttributes(String),
+    #[error("--cache-dir '{}': {error}", dir.display())]
+    CacheDir { dir: PathBuf, error: io::Error },
     #[error("Ending with data that is not stored")]
     Lost,
 }
@@ -76,19 +83,38 @@ impl From<PlanError> for StartError {
     }
 }
 
+/// The exit code for what a user said wrong.
+const USAGE: u8 = 2;
+
 /// The whole program. Ends the process itself only where clap answers (usage errors, help, version).
 pub fn main() -> ExitCode {
     let program = comm::adopt(env::args_os().next().as_deref());
     let vault = Vault::fill(|arg| cli::takes_value(OsStr::from_bytes(arg)));
-    let options = cli::parse(env::args_os()).unwrap_or_else(|error| error.exit());
-    if options.print_capabilities {
-        let printed = capabilities::print(io::stdout().lock());
+    let given = Given::read(env::args_os()).unwrap_or_else(|error| error.exit());
+    let settings = match configuration::read(&given) {
+        Ok(settings) => settings,
+        Err(error) => {
+            // A file is refused as a flag would be. Nobody is left to tell if that cannot be written.
+            let _ = writeln!(io::stderr(), "{error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let line = complete(given, &settings).unwrap_or_else(|error| error.exit());
+    let printed = if line.options.print_capabilities {
+        Some(capabilities::print(io::stdout().lock()))
+    } else if line.options.print_config {
+        Some(config::print(io::stdout().lock(), &line, &settings))
+    } else {
+        None
+    };
+    if let Some(printed) = printed {
         return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    let options = line.options;
     logging::init(LogPlan::new(&options), program);
     // One line and no backtrace: that would make system calls which the filter answers with the end of the process.
     panic::set_hook(Box::new(|what| error!(target: TARGET, "{what}")));
-    match start(options, vault) {
+    match start(options, settings, vault) {
         // Only the low eight bits reach whoever waits: -9 becomes 247.
         Ok(code) => ExitCode::from((code & 0xff) as u8),
         Err(error) => {
@@ -98,8 +124,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start(options: Options, vault: Vault) -> Result<i32, StartError> {
+/// The command line, with what files add to it.
+fn complete(given: Given, settings: &Settings) -> Result<Line, clap::Error> {
+    let own_cache = given.says("cache");
+    let backend = settings.store.as_ref().map(|store| store.visible.clone());
+    let mut line = given.complete(&settings.presets(), backend)?;
+    // The time belongs to the policy that it was said of.
+    line.options.cache_expiration = settings.cache_expiration.filter(|_| !own_cache);
+    Ok(line)
+}
+
+fn start(options: Options, settings: Settings, mut vault: Vault) -> Result<i32, StartError> {
     signals::end_at_once()?;
+    for file in &settings.exposed {
+        warn!(target: TARGET, "{}: everybody on this host can read the secrets in it", file.display());
+    }
+    if let Some(share) = &settings.share {
+        info!(target: TARGET, "{}: the [[shares]] entry at {} applies", share.shared_dir.display(), share.place);
+    }
+    if let Some(mount) = settings.mounts.first() {
+        return Err(StartError::SeveralMounts(mount.place.clone()));
+    }
+    if let Some(store) = settings.store {
+        vault.keep(&store.visible, store.url);
+    }
     plan::check_shared_dir(&options)?;
     for warning in plan::deprecations(&options) {
         warn!(target: TARGET, "{warning}");

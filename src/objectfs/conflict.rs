@@ -103,6 +103,7 @@ impl<S: Store> Core<S> {
                     "{path:?} was changed by somebody else; the guest's version ({} bytes) is kept as {beside:?}",
                     meta.size
                 );
+                self.listings.outdate_all();
                 let mut state = inode.state();
                 state.content.abandon();
                 state.posix.give_up();

@@ -9,10 +9,11 @@ use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
 use super::attributes::{Birth, Owned, PERMISSIONS};
 use super::deletions::Deletions;
+use super::due::DueList;
 use super::handles::Handles;
 use super::ids::Ids;
 use super::inode::{Inode, State, now_ns};
-use super::save::Pending;
+use super::listings::Listings;
 use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache};
 use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result};
@@ -48,6 +49,8 @@ pub enum OnConflict {
 pub struct Config {
     /// How the guest may cache.
     pub cache: CachePolicy,
+    /// How long names and attributes may be trusted under [`CachePolicy::Auto`], if not a second.
+    pub expiration: Option<Duration>,
     /// READDIRPLUS is offered.
     pub readdirplus: bool,
     /// The guest may collect writes in its page cache.
@@ -73,6 +76,8 @@ pub struct Config {
     pub on_conflict: OnConflict,
     /// Size of the file system in bytes, as statfs(2) says it.
     pub capacity: u64,
+    /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
+    pub writeback_delay: Duration,
     /// Most inodes the guest may know at once.
     pub inodes_max: usize,
     /// Most open files, and most open directories.
@@ -84,7 +89,7 @@ impl Config {
     pub fn timeout(&self) -> Duration {
         match self.cache {
             CachePolicy::Never => Duration::ZERO,
-            CachePolicy::Auto => Duration::from_secs(1),
+            CachePolicy::Auto => self.expiration.unwrap_or(Duration::from_secs(1)),
             CachePolicy::Metadata | CachePolicy::Always => Duration::from_secs(86_400),
         }
     }
@@ -104,8 +109,11 @@ pub struct Core<S> {
     pub(super) reading_ahead: Arc<AtomicUsize>,
     pub(super) handles: Handles,
     pub(super) deletions: Deletions,
+    pub(super) listings: Arc<Listings>,
     /// Attributes that wait to be stored.
-    pub(super) pending: Arc<Pending>,
+    pub(super) pending: Arc<DueList>,
+    /// Closed files that wait to be stored.
+    pub(super) closed_files: Arc<DueList>,
     /// An upload failed since the retrier last looked.
     pub(super) retry_wanted: AtomicBool,
     /// Runs what no request waits for.
@@ -142,7 +150,9 @@ impl<S: Store> Core<S> {
             reading_ahead: Arc::default(),
             handles: Handles::new(config.handles_max),
             deletions: Deletions::default(),
+            listings: tree.listings(),
             pending: tree.pending(),
+            closed_files: Arc::new(super::writeback::list(config.writeback_delay)),
             retry_wanted: AtomicBool::new(false),
             background,
             tree: Mutex::new(tree),

@@ -6,7 +6,7 @@
 //! something of that name waits until the deletion is done. What a batch could not delete is there again, and the next
 //! removal, fsync(2) of a directory or syncfs(2) tells the errno.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,12 @@ impl Deletions {
     /// Whether the object at `path` is about to be deleted.
     pub fn contains(&self, path: &str) -> bool {
         self.state().pending.contains_key(path)
+    }
+
+    /// Names in `dir` whose objects are about to be deleted.
+    pub fn below(&self, dir: NodeId) -> HashSet<String> {
+        let state = self.state();
+        state.pending.values().filter(|name| name.parent == dir).map(|name| name.name.clone()).collect()
     }
 
     /// Lets no batch start while the result lives: a store that takes its time.

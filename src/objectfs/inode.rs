@@ -32,6 +32,8 @@ pub struct State {
     pub marker: Option<bool>,
     /// When the store was last asked, if its answer may still be used.
     pub asked: Option<Instant>,
+    /// When the store's answer to the last lookup of the name came, if nothing has been asked of this inode since.
+    pub looked_up: Option<Instant>,
     /// Answers to questions asked before this moment are out of date: we changed the object then.
     pub committed: Option<Instant>,
     /// Modification time in nanoseconds since the epoch.
@@ -66,6 +68,8 @@ pub struct State {
     pub moved: bool,
     /// The last upload failed for good: the store will not take these bytes at this name.
     pub refused: Option<Errno>,
+    /// An upload in the background failed, and nobody was told yet.
+    pub unreported: Option<Errno>,
 }
 
 /// Nanoseconds since the epoch, now.
@@ -113,6 +117,7 @@ impl Inode {
             etag: None,
             marker: None,
             asked: None,
+            looked_up: None,
             committed: None,
             mtime_ns,
             atime_ns: mtime_ns,
@@ -130,6 +135,7 @@ impl Inode {
             exclusive: false,
             moved: false,
             refused: None,
+            unreported: None,
         };
         set(&mut state);
         Inode { id, kind, file_type, upload: async_lock::Mutex::new(()), state: Mutex::new(state) }
@@ -202,6 +208,11 @@ impl State {
         self.content.base().filter(|_| !self.moved).map(|base| base.version.clone())
     }
 
+    /// An upload succeeded after earlier ones had failed: only of a conflict somebody must still be told.
+    pub fn stored_late(&mut self) {
+        self.unreported = self.unreported.filter(|errno| *errno == Errno::ESTALE);
+    }
+
     /// The file changed under the guest's hands.
     pub fn touch(&mut self) {
         self.mtime_ns = now_ns();
@@ -209,9 +220,22 @@ impl State {
         self.posix.ctime_ns = self.mtime_ns;
     }
 
+    /// Whether what is known is from later than an answer asked for at `asked`.
+    pub fn known_since(&self, asked: Instant) -> bool {
+        self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at)
+    }
+
+    /// Nobody has this nameless file open any more: the memory of what was written to it is free again, though the guest may
+    /// remember its number for long.
+    pub fn let_go(&mut self) {
+        if self.content.is_dirty() {
+            self.content.abandon();
+        }
+    }
+
     /// Takes in what the store said when asked at `asked`. `fresh` numbers the bytes if they are others than before.
     pub fn observe(&mut self, kind: Kind, meta: &Meta, asked: Instant, fresh: impl FnOnce() -> ContentId) {
-        if self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at) {
+        if self.known_since(asked) {
             return;
         }
         self.asked = Some(asked);

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use super::attributes::PERMISSIONS;
 use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
+use super::listings::Listed;
 use super::tree::Tree;
 use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
 use crate::store::{Kind, Store, StoreError, StoreErrorKind};
@@ -30,7 +31,12 @@ impl<S: Store> Core<S> {
     /// ENOENT; what the store says.
     pub(super) async fn resolve(&self, parent: NodeId, name: &str) -> Result<Arc<Inode>> {
         let known = self.tree().child(parent, name);
-        match known.filter(|inode| self.knows(&inode.state())) {
+        let known = known.filter(|inode| {
+            let mut state = inode.state();
+            state.looked_up = None;
+            self.knows(&state)
+        });
+        match known {
             Some(inode) => Ok(inode),
             None => self.look_up(parent, name).await,
         }
@@ -38,8 +44,8 @@ impl<S: Store> Core<S> {
 
     fn look_up<'a>(&'a self, parent: NodeId, name: &'a str) -> BoxFuture<'a, Result<Arc<Inode>>> {
         Box::pin(async move {
-            for _ in 0..RACES_MAX {
-                let path = {
+            for race in 0..RACES_MAX {
+                let (path, above) = {
                     let tree = self.tree();
                     if let Some(inode) = tree.child(parent, name) {
                         let state = inode.state();
@@ -48,13 +54,18 @@ impl<S: Store> Core<S> {
                             return Ok(inode);
                         }
                     }
-                    tree.path_of(parent, name)?
+                    (tree.path_of(parent, name)?, tree.path(parent)?)
                 };
                 if self.deletions.contains(&path) {
                     return Err(Errno::ENOENT);
                 }
-                let asked = Instant::now();
-                let answer = self.stat(path.clone()).await;
+                let listed = if race == 0 { self.listed(parent, &above, name).await } else { Listed::Unknown };
+                let by_name = matches!(listed, Listed::Unknown);
+                let (asked, answer) = match listed {
+                    Listed::Is(meta, asked) => (asked, Ok(meta)),
+                    Listed::Absent(asked) => (asked, Err(nothing())),
+                    Listed::Unknown => (Instant::now(), self.stat(path.clone()).await),
+                };
                 let mut tree = self.tree();
                 let known = tree.child(parent, name);
                 if tree.path_of(parent, name)? != path {
@@ -66,10 +77,19 @@ impl<S: Store> Core<S> {
                         if known.is_none() && tree.removed_since(parent, name, asked) {
                             continue;
                         }
-                        return tree.adopt(parent, name, &meta, asked);
+                        let inode = tree.adopt(parent, name, &meta, asked)?;
+                        if by_name {
+                            inode.state().looked_up = Some(Instant::now());
+                        }
+                        return Ok(inode);
                     }
                     Err(error) if gone(&error) => {
-                        let Some(inode) = known else { return Err(Errno::ENOENT) };
+                        let Some(inode) = known else {
+                            if by_name {
+                                self.listings.absent(parent, name);
+                            }
+                            return Err(Errno::ENOENT);
+                        };
                         if tree.is_local(&inode) {
                             return Ok(inode);
                         }
@@ -103,7 +123,11 @@ impl<S: Store> Core<S> {
                 tree.path(inode.id)?
             };
             let asked = Instant::now();
-            let answer = self.stat(path.clone()).await;
+            // Of an object, its name is known to be one: that a directory hides it is found when the name is looked up.
+            let answer = match inode.kind {
+                Kind::File => self.tell_one(&path, Kind::File).await,
+                Kind::Dir => self.stat(path.clone()).await,
+            };
             let mut tree = self.tree();
             if tree.path(inode.id).is_ok_and(|now| now != path) {
                 // It was renamed meanwhile, or a directory above it: by us, so it is there.
@@ -228,6 +252,11 @@ impl<S: Store> Core<S> {
         }
         Ok(state.writers == 0)
     }
+}
+
+/// What a listing says of a name that is not in it.
+fn nothing() -> StoreError {
+    StoreError { kind: StoreErrorKind::NotFound, text: "the directory was listed without it".into() }
 }
 
 /// Whether the store says that there is nothing of that name.

@@ -17,10 +17,12 @@ mod content;
 mod copy;
 mod core;
 mod deletions;
+mod due;
 mod errno;
 mod handles;
 mod ids;
 mod inode;
+mod listings;
 mod lookup;
 mod open;
 mod read;
@@ -37,6 +39,7 @@ mod tests;
 mod tree;
 mod upload;
 mod write;
+mod writeback;
 mod xattr;
 
 use std::sync::Arc;
@@ -60,6 +63,7 @@ pub struct ObjectFs<S: Store> {
     core: Arc<Core<S>>,
     _retrier: upload::Retrier,
     _saver: Option<save::Saver>,
+    _writeback: Option<writeback::WriteBack>,
 }
 
 impl<S: Store> ObjectFs<S> {
@@ -90,7 +94,9 @@ impl<S: Store> ObjectFs<S> {
         let core = Core::new(config, ids, remote, capabilities, pool)?;
         let retrier = upload::Retrier::start(Arc::downgrade(&core))?;
         let saver = config.posix.then(|| save::Saver::start(&core)).transpose()?;
-        Ok(ObjectFs { core, _retrier: retrier, _saver: saver })
+        let delayed = !config.writeback_delay.is_zero();
+        let writeback = delayed.then(|| writeback::WriteBack::start(&core)).transpose()?;
+        Ok(ObjectFs { core, _retrier: retrier, _saver: saver, _writeback: writeback })
     }
 
     async fn end_session(&self) {

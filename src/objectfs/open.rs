@@ -1,15 +1,20 @@
 //! Opening, closing, and making files.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::attributes::Birth;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenFile;
 use super::inode::Inode;
+use super::listings::JUST_NOW;
 use super::stream::Streams;
 use crate::fs::flags::fopen;
 use crate::fs::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::{Kind, Store};
+
+/// Files of up to so many bytes come whole when they are opened to be read.
+const SMALL: u64 = 128 << 10;
 
 /// open(2)'s access mode: may it read, may it write.
 fn access(flags: u32) -> (bool, bool) {
@@ -21,15 +26,22 @@ fn access(flags: u32) -> (bool, bool) {
 }
 
 impl<S: Store> Core<S> {
-    /// FUSE_OPEN: asks the store for the newest version (close-to-open), then opens that.
+    /// FUSE_OPEN: finds out which version is the newest (close-to-open), then opens that.
     pub(super) async fn open(&self, nodeid: NodeId, flags: u32) -> Result<Opened> {
         let inode = self.inode(nodeid)?;
         inode.regular()?;
         let truncate = flags as i32 & libc::O_TRUNC != 0;
-        match self.revalidate(&inode).await {
+        match self.newest(&inode, flags).await {
             // The guest opens by number: what was unlinked meanwhile is still open to those who hold it.
             Err(Errno::ENOENT) => return Err(Errno::ESTALE),
             other => other?,
+        }
+        {
+            let state = inode.state();
+            if state.unlinked && state.open == 0 {
+                // Nobody held its bytes.
+                return Err(Errno::ESTALE);
+            }
         }
         let opened = self.open_inode(&inode, flags)?;
         if truncate && access(flags).1 {
@@ -38,6 +50,40 @@ impl<S: Store> Core<S> {
             state.touch();
         }
         Ok(opened)
+    }
+
+    /// Makes sure that what is known of `inode` is its newest version. open(2) begins with looking the name up, and an answer of
+    /// just now is not asked for again. A small file that is opened to be read comes whole, if it still is of the version
+    /// that is known: then that is all there is to ask.
+    async fn newest(&self, inode: &Arc<Inode>, flags: u32) -> Result<()> {
+        let (just_now, base) = {
+            let mut state = inode.state();
+            let just_now = state.looked_up.take().is_some_and(|at| at.elapsed() < JUST_NOW);
+            let settled = !state.is_local() && !state.moved && state.hidden.is_none();
+            (just_now && self.is_fresh(state.asked), state.content.base().filter(|_| settled).cloned())
+        };
+        if just_now {
+            return Ok(());
+        }
+        let whole = base.filter(|base| {
+            let small = (1..=SMALL).contains(&base.version.size) && base.version.etag.is_some();
+            // Then reading proves nothing.
+            let small = small && !self.capabilities.cached_here;
+            small && access(flags) == (true, false) && flags as i32 & libc::O_TRUNC == 0
+        });
+        if let Some(base) = whole
+            && self.clean.get(base.id, 0).is_none()
+        {
+            let asked = Instant::now();
+            if self.block(inode, &base, 0, 0..base.version.size).await.is_ok() {
+                let mut state = inode.state();
+                if state.content.base() == Some(&base) && state.asked.is_none_or(|at| at < asked) {
+                    state.asked = Some(asked);
+                }
+                return Ok(());
+            }
+        }
+        self.revalidate(inode).await
     }
 
     fn open_inode(&self, inode: &Arc<Inode>, flags: u32) -> Result<Opened> {
@@ -75,7 +121,11 @@ impl<S: Store> Core<S> {
     ) -> Result<(Entry, Opened)> {
         let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
-        let inode = match self.resolve(parent, name).await {
+        let found = match self.listings.is_just_absent(parent, name) && self.tree().child(parent, name).is_none() {
+            true => Err(Errno::ENOENT),
+            false => self.resolve(parent, name).await,
+        };
+        let inode = match found {
             Ok(_) if exclusive => return Err(Errno::EEXIST),
             Ok(inode) => {
                 inode.regular()?;
@@ -110,7 +160,7 @@ impl<S: Store> Core<S> {
     /// FUSE_FLUSH: a descriptor is closed. What it wrote is in the store when this returns.
     pub(super) async fn flush(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
-        if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await }
+        if Self::stores_nothing(&file) { Ok(()) } else { self.store_closed(&file.inode).await }
     }
 
     /// Whether closing `file` brings nothing to the store: it was only read, and is not new.
@@ -121,14 +171,17 @@ impl<S: Store> Core<S> {
     /// FUSE_FSYNC.
     pub(super) async fn fsync(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
-        self.upload(&file.inode).await
+        self.upload(&file.inode).await?;
+        let mut state = file.inode.state();
+        state.stored_late();
+        state.unreported.take().map_or(Ok(()), Err)
     }
 
     /// FUSE_RELEASE.
     pub(super) async fn release(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let file = self.handles.file(nodeid, handle)?;
         self.handles.close_file(handle);
-        let result = if Self::stores_nothing(&file) { Ok(()) } else { self.upload(&file.inode).await };
+        let result = if Self::stores_nothing(&file) { Ok(()) } else { self.store_closed(&file.inode).await };
         self.closed(&file);
         self.give_up_refused(&file.inode);
         result
@@ -140,16 +193,26 @@ impl<S: Store> Core<S> {
             let mut state = file.inode.state();
             state.open = state.open.saturating_sub(1);
             state.writers = state.writers.saturating_sub(u32::from(file.writable));
-            if state.open == 0 && state.unlinked { state.hidden.take() } else { None }
+            if state.open == 0 && state.unlinked {
+                state.let_go();
+                state.hidden.take()
+            } else {
+                None
+            }
         };
         if let Some(path) = hidden {
-            self.spawn(|core| async move {
-                if let Err(error) = core.remote.delete(path.clone()).await {
-                    log::warn!("object {path:?} of a deleted file stays behind: {error}");
-                }
-            });
+            self.discard_hidden(path);
         }
         self.tree().reap(file.inode.id);
+    }
+
+    /// Deletes a hidden object that nobody reads any more; nobody waits for it.
+    pub(super) fn discard_hidden(&self, path: String) {
+        self.spawn(|core| async move {
+            if let Err(error) = core.remote.delete(path.clone()).await {
+                log::warn!("object {path:?} of a deleted file stays behind: {error}");
+            }
+        });
     }
 
     /// FUSE_ACCESS, which the guest kernel only sends where it does not check modes itself. Where the mount keeps no owners,

@@ -5,8 +5,8 @@
 //! A change waits a moment for others, because programs that copy files set one attribute after the other. Until the store
 //! has it, a crash loses it; fsync(2), close(2) after writing, rename(2), syncfs(2) and the end of a session do not wait.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::HashSet;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -17,6 +17,7 @@ use futures::stream::FuturesUnordered;
 use super::attributes::Outgoing;
 use super::conflict::is_conflict;
 use super::core::Core;
+use super::due::DueList;
 use super::inode::{Inode, State};
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::{Base, Condition, Kind, Meta, Segment, Store, StoreError, StoreErrorKind};
@@ -27,87 +28,20 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long the first change waits at most, however many follow.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// How long one waits that the store did not take.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
-
-/// How often the thread looks while anything waits.
-const TICK: Duration = Duration::from_millis(250);
-
 /// Requests of one round that run at once.
 const AT_ONCE: usize = 16;
 
 /// How often somebody else may change an object under us before we give up for now.
 const RACES_MAX: u32 = 4;
 
-/// Inodes whose changed attributes wait to be stored. Its lock is taken last.
-#[derive(Debug, Default)]
-pub struct Pending {
-    state: Mutex<Waiting>,
-    wake: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    inodes: HashMap<NodeId, Due>,
-    stopped: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Due {
-    at: Instant,
-    latest: Instant,
-}
-
-impl Pending {
-    fn state(&self) -> MutexGuard<'_, Waiting> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Attributes of `id` have changed.
-    pub fn note(&self, id: NodeId) {
-        let now = Instant::now();
-        let mut state = self.state();
-        let due = state.inodes.entry(id).or_insert(Due { at: now, latest: now + LONGEST });
-        due.at = (now + QUIET).min(due.latest);
-        drop(state);
-        self.wake.notify_one();
-    }
-
-    /// The store did not take those of `id`.
-    fn again(&self, id: NodeId) {
-        let at = Instant::now() + AGAIN_AFTER;
-        self.state().inodes.insert(id, Due { at, latest: at });
-        self.wake.notify_one();
-    }
-
-    /// Waits until some are due, and hands them out. `None`: it is over.
-    fn due(&self) -> Option<HashSet<NodeId>> {
-        let mut state = self.state();
-        loop {
-            if state.stopped {
-                return None;
-            }
-            let now = Instant::now();
-            let due: HashSet<NodeId> =
-                state.inodes.iter().filter(|(_, due)| due.at <= now).map(|(id, _)| *id).collect();
-            if !due.is_empty() {
-                state.inodes.retain(|id, _| !due.contains(id));
-                return Some(due);
-            }
-            state = if state.inodes.is_empty() {
-                let empty = |waiting: &mut Waiting| waiting.inodes.is_empty() && !waiting.stopped;
-                self.wake.wait_while(state, empty).unwrap_or_else(PoisonError::into_inner)
-            } else {
-                let running = |waiting: &mut Waiting| !waiting.stopped;
-                self.wake.wait_timeout_while(state, TICK, running).unwrap_or_else(PoisonError::into_inner).0
-            };
-        }
-    }
+/// The list of inodes whose changed attributes wait to be stored.
+pub fn list() -> DueList {
+    DueList::new(QUIET, LONGEST)
 }
 
 /// The thread that stores changes once they have waited long enough.
 #[derive(Debug)]
-pub struct Saver(Arc<Pending>);
+pub struct Saver(Arc<DueList>);
 
 impl Saver {
     /// Starts it. It ends when this is dropped, or with the file system.
@@ -130,8 +64,7 @@ impl Saver {
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        self.0.state().stopped = true;
-        self.0.wake.notify_all();
+        self.0.stop();
     }
 }
 
@@ -325,24 +258,5 @@ impl State {
         self.asked = Some(now);
         self.posix.asked = Some(now);
         self.posix.arrived(sent);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_change_waits_for_others_but_not_for_ever() {
-        let pending = Pending::default();
-        pending.note(NodeId(7));
-        let first = pending.state().inodes[&NodeId(7)];
-        assert_eq!(first.latest - first.at, LONGEST - QUIET);
-        pending.state().inodes.insert(NodeId(7), Due { at: first.at, latest: Instant::now() });
-        pending.note(NodeId(7));
-        assert_eq!(pending.due(), Some(HashSet::from([NodeId(7)])));
-        assert!(pending.state().inodes.is_empty());
-        pending.state().stopped = true;
-        assert_eq!(pending.due(), None);
     }
 }

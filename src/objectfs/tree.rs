@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::attributes::Birth;
+use super::due::DueList;
 use super::inode::Inode;
-use super::save::Pending;
+use super::listings::Listings;
 use crate::cache::ContentId;
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::path::{NAME_MAX, PATH_MAX};
@@ -57,14 +58,23 @@ pub struct Tree {
     start_ns: i64,
     limit: usize,
     /// Where directories are noted whose changed times the store is to keep.
-    pending: Arc<Pending>,
+    pending: Arc<DueList>,
+    /// What listings told, which changes of names outdate.
+    listings: Arc<Listings>,
 }
 
 impl Tree {
     /// Only the root, with room for `limit` nodes.
     pub fn new(start_ns: i64, limit: usize) -> Tree {
-        let mut tree =
-            Tree { nodes: HashMap::new(), next_id: 2, next_content: 1, start_ns, limit, pending: Arc::default() };
+        let mut tree = Tree {
+            nodes: HashMap::new(),
+            next_id: 2,
+            next_content: 1,
+            start_ns,
+            limit,
+            pending: Arc::new(super::save::list()),
+            listings: Arc::default(),
+        };
         // It has no object that could keep attributes: those that are set last as long as this.
         let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
         let details = Some(Box::new(Details { attributes, ..Details::default() }));
@@ -75,8 +85,13 @@ impl Tree {
     }
 
     /// The inodes whose changed attributes wait to be stored.
-    pub fn pending(&self) -> Arc<Pending> {
+    pub fn pending(&self) -> Arc<DueList> {
         Arc::clone(&self.pending)
+    }
+
+    /// What listings told.
+    pub fn listings(&self) -> Arc<Listings> {
+        Arc::clone(&self.listings)
     }
 
     /// A number for bytes that had none yet.
@@ -214,7 +229,7 @@ impl Tree {
     }
 
     /// Takes in what the store said of `name` below `parent` when asked at `asked`: updates the node that is there, or puts
-    /// one there. A node of another kind or type loses its name.
+    /// one there. A node of another kind or type loses its name, unless it is known from later than that.
     ///
     /// # Errors
     /// EBADF: `parent` is gone. ENOMEM: too many nodes.
@@ -225,7 +240,8 @@ impl Tree {
                 inode.state().observe(inode.kind, meta, asked, || fresh);
                 return Ok(inode);
             }
-            if self.is_local(&inode) {
+            let later = inode.state().known_since(asked) || self.placed_since(inode.id, asked);
+            if later || self.is_local(&inode) {
                 return Ok(inode);
             }
             self.detach(inode.id);
@@ -246,20 +262,35 @@ impl Tree {
             return Err(Errno::EEXIST);
         }
         let inode = self.place(parent, name, |_, id| Inode::new_file(id, exclusive, birth))?;
+        self.listings.outdate(parent, name);
         self.mark_changed(parent);
         Ok(inode)
     }
 
-    /// Takes the name from a node; its number and its handles stay.
+    /// Takes the name from a node, and from all below it; their numbers and their handles stay.
     pub fn detach(&mut self, id: NodeId) {
+        for inode in self.below(id) {
+            self.detach_one(inode.id);
+        }
+        self.detach_one(id);
+    }
+
+    fn detach_one(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        node.inode.state().unlinked = true;
+        {
+            let mut state = node.inode.state();
+            state.unlinked = true;
+            if state.open == 0 {
+                state.let_go();
+            }
+        }
         if let Some((parent, name)) = node.place.take() {
             if let Some(above) = self.nodes.get_mut(&parent)
                 && above.children.get(&name) == Some(&id)
             {
                 above.children.remove(&name);
             }
+            self.listings.outdate(parent, &name);
             self.mark_removed(parent, name);
         }
         self.reap(id);
@@ -284,7 +315,13 @@ impl Tree {
         }
         self.node_mut(parent)?.children.insert(name.to_owned(), id);
         self.mark_changed(parent);
+        if self.node(id)?.inode.kind == Kind::Dir {
+            // What is below may have other versions now.
+            self.listings.outdate_all();
+        }
+        self.listings.outdate(parent, name);
         if let Some((old_parent, old_name)) = old {
+            self.listings.outdate(old_parent, &old_name);
             self.mark_removed(old_parent, old_name);
             self.mark_changed(old_parent);
             self.reap(old_parent);
@@ -367,9 +404,14 @@ impl Tree {
             if state.open > 0 || (dirty && !state.unlinked) {
                 return;
             }
+            let ours = state.committed.is_some();
             drop(state);
             let Some(node) = self.nodes.remove(&at) else { return };
             let Some((parent, name)) = node.place else { return };
+            if ours {
+                // Nobody else remembers that it is newer than a listing.
+                self.listings.outdate(parent, &name);
+            }
             if let Some(above) = self.nodes.get_mut(&parent) {
                 above.children.remove(&name);
             }

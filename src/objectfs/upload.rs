@@ -22,7 +22,7 @@ use crate::fs::{Errno, Result};
 use crate::store::{Base, Condition, Kind, Store, StoreError, StoreErrorKind};
 
 /// Uploads that a flush of everything runs at once.
-const UPLOADS_AT_ONCE: usize = 16;
+pub(super) const UPLOADS_AT_ONCE: usize = 16;
 
 /// How long the retrier sleeps between two rounds.
 const RETRY_EVERY: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Keeping the secrets of a backend URL out of sight.
+//! Keeping the secrets of a backend URL out of sight, and [which keys](is_secret) have secret values.
 //!
 //! `/proc/<pid>/cmdline` is readable by everyone on the host, so the first thing that the program does, before it even
 //! parses its arguments, is to overwrite the secrets in them where they stand. From then on everything that sees the
@@ -12,9 +12,17 @@ use std::slice;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use percent_encoding::percent_decode;
+use serde::{Deserialize, Serialize};
 
 /// A URL with its secrets. Shows them to nobody by accident, and wipes its memory when dropped.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretUrl(Vec<u8>);
+
+impl From<String> for SecretUrl {
+    fn from(url: String) -> SecretUrl {
+        SecretUrl(url.into_bytes())
+    }
+}
 
 impl SecretUrl {
     /// The URL with its secrets, or `None` if it is not UTF-8.
@@ -79,6 +87,11 @@ impl Vault {
         vault
     }
 
+    /// Keeps a URL that did not stand on the command line, under what may be seen of it.
+    pub fn keep(&mut self, visible: &str, url: SecretUrl) {
+        self.entries.push((visible.as_bytes().to_vec(), url));
+    }
+
     fn hide(&mut self, url: &mut [u8]) {
         let secrets = secret_ranges(url);
         if secrets.is_empty() {
@@ -123,7 +136,7 @@ impl Environment {
 }
 
 /// Overwrites `memory` in a way that the compiler does not leave out.
-fn wipe(memory: &mut [u8]) {
+pub(super) fn wipe(memory: &mut [u8]) {
     for byte in memory {
         // SAFETY: a valid, aligned, exclusive place for one byte.
         unsafe { std::ptr::write_volatile(byte, 0) };
@@ -153,11 +166,39 @@ fn looks_like_url(arg: &[u8]) -> bool {
     scheme > 0 && arg[0].is_ascii_alphabetic() && arg[scheme..].starts_with(b":/")
 }
 
-/// Whether the value of a query key called `key` is to be hidden. Hiding too much costs nothing but looks.
+/// What of `url` may be seen: its secrets are `x`es.
+pub fn visible(url: &str) -> String {
+    let mut bytes = url.as_bytes().to_vec();
+    secret_ranges(&bytes).into_iter().for_each(|range| bytes[range].fill(b'x'));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether there are secrets in `url`.
+pub fn has_secrets(url: &str) -> bool {
+    !secret_ranges(url.as_bytes()).is_empty()
+}
+
+/// Whether the value of a store's key of this name is to be hidden. Goes by the sound, so that a key which nobody thought
+/// of is hidden too.
+pub fn is_secret(name: &str) -> bool {
+    const MARKS: [&str; 8] = ["key", "secret", "pass", "token", "credential", "sas", "auth", "external_id"];
+    // They sound like secrets, and are the names of files, of keys kept elsewhere, and of a server.
+    const NAMES: [&str; 8] = [
+        "key",
+        "credential_path",
+        "google_application_credentials",
+        "oidc_token_file",
+        "server_side_encryption_aws_kms_key_id",
+        "aws_sse_kms_key_id",
+        "server_side_encryption_key_id",
+        "authority_host",
+    ];
+    let name = name.to_ascii_lowercase();
+    MARKS.iter().any(|mark| name.contains(mark)) && !NAMES.contains(&name.as_str())
+}
+
 fn is_secret_key(key: &[u8]) -> bool {
-    const MARKS: [&str; 7] = ["key", "secret", "pass", "token", "credential", "sas", "auth"];
-    let name = percent_decode(key).decode_utf8_lossy().to_ascii_lowercase();
-    MARKS.iter().any(|mark| name.contains(mark))
+    is_secret(&percent_decode(key).decode_utf8_lossy())
 }
 
 /// Where the secrets are in `url`: the user information, and the values of query keys that sound like secrets. A piece of
@@ -227,11 +268,14 @@ mod tests {
             ("s3://b?Secret%5FAccess%5FKey=abc#def", "s3://b?Secret%5FAccess%5FKey=xxx#xxx"),
             ("s3://b?password=a&b&region=r", "s3://b?password=x&x&region=r"),
             ("s3:/b?session_token=abc", "s3:/b?session_token=xxx"),
+            ("s3:/b?External_Id=abc", "s3:/b?External_Id=xxx"),
+            ("sftp://h/d?key=/home/me/.ssh/id", "sftp://h/d?key=/home/me/.ssh/id"),
             ("fs:///dir", "fs:///dir"),
             ("?token=", "?token="),
             ("", ""),
         ] {
             assert_eq!(hidden(url), visible, "{url}");
+            assert_eq!(super::visible(url), visible, "{url}");
         }
     }
 

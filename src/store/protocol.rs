@@ -275,6 +275,8 @@ pub struct Capabilities {
     pub attributes_listed: bool,
     /// Most bytes of names and values that the extended attributes of one file may have, as they are stored.
     pub xattrs_max: usize,
+    /// Reads of a version may be answered without a question to the store, so they say nothing of what stands there.
+    pub cached_here: bool,
     /// Longest object, if there is a limit of the store or of this daemon for it.
     pub size_max: Option<u64>,
 }

@@ -223,6 +223,18 @@ pub(super) fn apply_times(object: &Opened, wanted: &Attributes) -> io::Result<()
     check(unsafe { libc::utimensat(object.fd.as_raw_fd(), c"".as_ptr(), times.as_ptr(), flags) }).map(drop)
 }
 
+/// Gives the directory `dir` back the modification time that it had: a file in it was replaced, which to the guest is a write.
+pub(super) fn keep_mtime(dir: &impl AsRawFd, before: &Stat) {
+    let omit = libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT };
+    let ns = before.mtime_ns;
+    let mtime = libc::timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
+    let times = [omit, mtime];
+    // SAFETY: an open descriptor and two times.
+    if let Err(e) = check(unsafe { libc::futimens(dir.as_raw_fd(), times.as_ptr()) }) {
+        log::debug!("a directory gets the time of a file replaced in it: {e}");
+    }
+}
+
 /// chown(2), as far as we may.
 pub(super) fn own(object: &Opened, uid: Option<u32>, gid: Option<u32>, refused: &AtomicBool) -> io::Result<()> {
     let now = fstat(&object.fd)?;

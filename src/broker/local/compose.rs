@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::super::error::{error, os};
 use super::super::remote::{TEMPORARY, same_version, unique};
-use super::attributes::{allow, apply, apply_times, copy_xattrs, match_xattrs, own, told_type, xattrs};
+use super::attributes::{allow, apply, apply_times, copy_xattrs, keep_mtime, match_xattrs, own, told_type, xattrs};
 use super::confine::{LINK_MAX, is_nothing, mknod_in, open_in, rename_in, symlink_in, unlink_in};
 use super::exclusive::Exclusive;
 use super::opened::{Opened, Purpose};
@@ -172,8 +172,12 @@ impl Local {
         let now = stat_in(&parent, &name).map_err(fail)?;
         self.check_target(path, now.as_ref(), when)?;
         let no_replace = *when == Condition::IfAbsent;
+        let above = fstat(&parent).map_err(fail)?;
         rename_in((&draft.dir, &draft.name), (&parent, &name), no_replace).map_err(fail)?;
         draft.published = true;
+        if now.is_some() {
+            keep_mtime(&parent, &above);
+        }
         drop(exclusive);
         // The new name must survive a crash as the content does.
         File::from(parent).sync_all().map_err(fail)?;

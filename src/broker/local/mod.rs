@@ -100,6 +100,7 @@ impl Local {
             attributes: self.posix,
             attributes_listed: self.posix,
             xattrs_max: if self.posix { XATTRS_MAX } else { 0 },
+            cached_here: false,
             size_max: None,
         })
     }

@@ -19,6 +19,7 @@ fn local(path: &Path) -> (Local, Arc<Pool>) {
         flush_timeout: Duration::from_secs(10),
         posix_metadata: true,
         readonly: false,
+        disk: None,
     };
     (Local::new(&backend, &pool, &options).unwrap(), pool)
 }

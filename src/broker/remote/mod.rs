@@ -30,6 +30,7 @@ use self::list::Listing;
 use self::metadata::{Twins, UserMetadata};
 use super::BrokerOptions;
 use super::cursors::Cursors;
+use super::disk::Shelf;
 use super::error::{Cleaner, error};
 use super::operator::{self, Operators};
 use super::services::{Keeps, Service, Upload};
@@ -74,6 +75,8 @@ pub(super) struct Remote {
     patience: Duration,
     /// Stands for an ETag on `memory`.
     generation: AtomicU64,
+    /// Blocks of its objects on this machine's disk.
+    shelf: Option<Shelf>,
 }
 
 impl Remote {
@@ -101,6 +104,7 @@ impl Remote {
             readonly: options.readonly,
             patience: options.request_timeout,
             generation: AtomicU64::new(1),
+            shelf: options.disk.as_ref().map(|disk| Shelf::new(Arc::clone(disk), backend, pool)),
         })
     }
 
@@ -131,6 +135,7 @@ impl Remote {
                 }
                 _ => 0,
             },
+            cached_here: self.shelf.is_some(),
             size_max: match upload {
                 Upload::OneShot => Some(ONE_SHOT_MAX),
                 _ => self.can.write_total_max_size.map(|n| n as u64),

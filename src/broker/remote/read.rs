@@ -8,8 +8,23 @@ use super::{Remote, same_version, strong};
 use crate::store::{Slice, StoreError, StoreErrorKind, Version};
 
 impl Remote {
-    /// Fills `dest` with the object's bytes from `offset` on.
+    /// Fills `dest` with the object's bytes from `offset` on, from this machine's disk where they are there.
     pub async fn read(
+        &self,
+        path: &str,
+        version: Option<&Version>,
+        offset: u64,
+        dest: Slice,
+    ) -> Result<(), StoreError> {
+        match (&self.shelf, version) {
+            (Some(shelf), Some(named)) if shelf.takes(version) && offset + u64::from(dest.len) <= named.size => {
+                shelf.read(path, named, (offset, dest), |at, part| self.fetch_range(path, version, at, part)).await
+            }
+            _ => self.fetch_range(path, version, offset, dest).await,
+        }
+    }
+
+    async fn fetch_range(
         &self,
         path: &str,
         version: Option<&Version>,

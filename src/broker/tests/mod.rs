@@ -56,7 +56,13 @@ impl Bed {
     }
 
     fn options(request_timeout: Duration) -> BrokerOptions {
-        BrokerOptions { request_timeout, flush_timeout: Duration::from_secs(5), posix_metadata: false, readonly: false }
+        BrokerOptions {
+            request_timeout,
+            flush_timeout: Duration::from_secs(5),
+            posix_metadata: false,
+            readonly: false,
+            disk: None,
+        }
     }
 
     fn with_options(url: &str, options: BrokerOptions, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {

@@ -17,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(8);
 fn config() -> Config {
     Config {
         cache: CachePolicy::Auto,
+        expiration: None,
         readdirplus: true,
         writeback: false,
         allow_mmap: false,
@@ -29,6 +30,7 @@ fn config() -> Config {
         xattr: true,
         on_conflict: OnConflict::Fail,
         capacity: 1 << 50,
+        writeback_delay: Duration::ZERO,
         inodes_max: 10_000,
         handles_max: 1_000,
     }
@@ -69,11 +71,11 @@ impl Fs {
     }
 
     /// How many operations of this name there were since this was last asked.
-    fn count(&self, op: &str) -> usize {
+    pub(super) fn count(&self, op: &str) -> usize {
         self.bucket().log.iter().filter(|name| **name == op).count()
     }
 
-    fn forget_log(&self) {
+    pub(super) fn forget_log(&self) {
         self.bucket().log.clear();
     }
 
@@ -876,7 +878,7 @@ fn content_type_and_version_are_those_that_the_store_tells() {
     inode.state().posix.object_is(&meta);
     fs.forget_log();
     assert_eq!(fs.xattr("f", "ovfs.version"), Err(Errno::ENODATA));
-    assert_eq!(fs.count("stat"), 1, "the store is asked for what is not known");
+    assert_eq!(fs.count("tell"), 1, "the store is asked for what is not known");
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod contract;
 mod copies;
 mod deletions;
 mod model;
+mod requests;
+mod writeback;
 
 use std::sync::{Arc, Mutex};
 
@@ -34,11 +36,17 @@ impl Fs {
     }
 
     fn with_config(len: usize, capabilities: Capabilities, change: impl FnOnce(&mut Config)) -> Fs {
+        Fs::with_pages((len, 3), capabilities, change)
+    }
+
+    /// With so much memory, over a store whose listings have so many entries per page.
+    fn with_pages((len, page): (usize, usize), capabilities: Capabilities, change: impl FnOnce(&mut Config)) -> Fs {
         let pool = Arc::new(Pool::new(len).expect("memfd"));
         let bucket = Arc::new(Mutex::new(Bucket::default()));
-        let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), 3);
+        let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), page);
         let mut config = Config {
             cache: CachePolicy::Never,
+            expiration: None,
             readdirplus: true,
             writeback: false,
             allow_mmap: false,
@@ -51,6 +59,7 @@ impl Fs {
             xattr: false,
             on_conflict: OnConflict::Fail,
             capacity: 1 << 50,
+            writeback_delay: Duration::ZERO,
             inodes_max: 10_000,
             handles_max: 1_000,
         };

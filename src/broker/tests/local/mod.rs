@@ -20,6 +20,7 @@ fn posix(dir: &Path) -> Bed {
         flush_timeout: Duration::from_secs(5),
         posix_metadata: true,
         readonly: false,
+        disk: None,
     };
     Bed::with_options(&url(dir), options, |_| 0)
 }
@@ -240,6 +241,7 @@ fn a_missing_root_is_refused() {
         flush_timeout: Duration::from_secs(1),
         posix_metadata: false,
         readonly: false,
+        disk: None,
     };
     assert_eq!(run(backend, pool, theirs.into(), options, || (), || 0), 1);
 }

@@ -65,6 +65,7 @@ fn mounted(cache: CachePolicy, pool: usize, bucket: &Arc<Mutex<Bucket>>) -> Obje
     let store = MemStore::new(Arc::clone(&pool), Arc::clone(bucket), PAGE);
     let config = Config {
         cache,
+        expiration: None,
         readdirplus: true,
         writeback: false,
         allow_mmap: false,
@@ -77,6 +78,7 @@ fn mounted(cache: CachePolicy, pool: usize, bucket: &Arc<Mutex<Bucket>>) -> Obje
         xattr: false,
         on_conflict: OnConflict::Fail,
         capacity: 1 << 50,
+        writeback_delay: Duration::ZERO,
         inodes_max: 10_000,
         handles_max: 1_000,
     };

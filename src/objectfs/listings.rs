@@ -1,0 +1,250 @@
+//! Directories known by a listing. A listing tells of a whole directory for the price of one request, so while it is fresh the
+//! names in it, and those that are not, need no question of their own; and where the guest asks for many names of a directory one by one,
+//! a listing is asked for instead.
+//!
+//! Only a hint: what the guest itself did since to a name outdates what a listing said of it ([`Listings::outdate`], and the
+//! tree's own memory of what was placed and removed when).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::tree::is_reserved;
+use crate::fs::NodeId;
+use crate::store::path::check_name;
+use crate::store::{ListEntry, Meta, Store};
+
+/// Within this time after the store's answer to a lookup an open or a create belongs to the same open(2), which begins with the
+/// lookup.
+pub const JUST_NOW: Duration = Duration::from_millis(2);
+
+/// How long a listing may speak for a directory, whatever the cache policy says.
+const TRUST_MAX: Duration = Duration::from_secs(1);
+
+/// Questions for names of one directory that are asked one by one before a listing takes their place.
+const BURST_AFTER: u32 = 4;
+
+/// A pause that ends a burst.
+const BURST_PAUSE: Duration = Duration::from_secs(1);
+
+/// For how long a directory that did not fit into one page of a listing is not listed again for this purpose.
+const LARGE_FOR: Duration = Duration::from_secs(60);
+
+/// Most directories that are remembered. One takes up to a page of a listing.
+const DIRS_MAX: usize = 32;
+
+/// Most absent names that a directory remembers beside its listing, and most outdated ones.
+const NAMES_MAX: usize = 1024;
+
+/// What listings told.
+#[derive(Debug, Default)]
+pub struct Listings {
+    dirs: Mutex<HashMap<NodeId, Dir>>,
+}
+
+#[derive(Debug)]
+struct Dir {
+    /// When the listing was asked for, if there is one, and what it said.
+    asked: Option<Instant>,
+    names: HashMap<String, Meta>,
+    /// Names that the guest changed since, and when.
+    outdated: HashMap<String, Instant>,
+    /// Names that the store said were not there, and when it answered.
+    absent: HashMap<String, Instant>,
+    /// Questions so far that followed each other closely, and the last one.
+    questions: u32,
+    last: Instant,
+    /// It was found to be too large.
+    large: Option<Instant>,
+    /// Held while it is listed.
+    listing: Arc<async_lock::Mutex<()>>,
+}
+
+impl Dir {
+    fn new(now: Instant) -> Dir {
+        Dir {
+            asked: None,
+            names: HashMap::new(),
+            outdated: HashMap::new(),
+            absent: HashMap::new(),
+            questions: 0,
+            last: now,
+            large: None,
+            listing: Arc::default(),
+        }
+    }
+}
+
+/// What is known of a name.
+#[derive(Debug)]
+pub enum Listed {
+    /// This, as of that moment.
+    Is(Meta, Instant),
+    /// It is not there.
+    Absent(Instant),
+    /// Nothing.
+    Unknown,
+}
+
+impl Listings {
+    fn dirs(&self) -> MutexGuard<'_, HashMap<NodeId, Dir>> {
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of `name` in `dir`, of answers that `is_fresh`.
+    fn answer(&self, dir: NodeId, name: &str, is_fresh: impl Fn(Instant) -> bool) -> Listed {
+        let dirs = self.dirs();
+        let Some(dir) = dirs.get(&dir) else { return Listed::Unknown };
+        match dir.asked.filter(|&asked| is_fresh(asked) && !dir.outdated.contains_key(name)) {
+            Some(asked) => dir.names.get(name).map_or(Listed::Absent(asked), |meta| Listed::Is(meta.clone(), asked)),
+            None => Listed::Unknown,
+        }
+    }
+
+    /// The record of `dir`, in place of the one that was used least lately if there are many.
+    fn record(dirs: &mut HashMap<NodeId, Dir>, dir: NodeId, now: Instant) -> &mut Dir {
+        if dirs.len() >= DIRS_MAX && !dirs.contains_key(&dir) {
+            let oldest = dirs.iter().min_by_key(|(_, dir)| dir.last).map(|(id, _)| *id);
+            oldest.and_then(|oldest| dirs.remove(&oldest));
+        }
+        dirs.entry(dir).or_insert_with(|| Dir::new(now))
+    }
+
+    /// Counts a question for a name of `dir`. With many, gives what is to be held while the directory is listed instead.
+    fn question(&self, dir: NodeId) -> Option<Arc<async_lock::Mutex<()>>> {
+        let now = Instant::now();
+        let mut dirs = self.dirs();
+        let dir = Self::record(&mut dirs, dir, now);
+        if now.duration_since(std::mem::replace(&mut dir.last, now)) > BURST_PAUSE {
+            dir.questions = 0;
+        }
+        dir.questions = dir.questions.saturating_add(1);
+        let small = dir.large.is_none_or(|at| at.elapsed() > LARGE_FOR);
+        (small && dir.questions > BURST_AFTER).then(|| Arc::clone(&dir.listing))
+    }
+
+    /// All of `dir`, as asked for at `asked`.
+    fn told<'a>(&self, dir: NodeId, asked: Asked, entries: impl Iterator<Item = (&'a str, &'a Meta)>) {
+        let Asked { at: asked, deleted } = asked;
+        let names = entries.map(|(name, meta)| (name.to_owned(), meta.clone())).collect();
+        let mut dirs = self.dirs();
+        let dir = Self::record(&mut dirs, dir, asked);
+        if dir.asked.is_none_or(|before| before < asked) {
+            dir.asked = Some(asked);
+            dir.names = names;
+            dir.outdated.retain(|_, at| *at >= asked);
+            dir.outdated.extend(deleted.into_iter().map(|name| (name, asked)));
+        }
+    }
+
+    /// `dir` is about to be listed: what changes from now on is noted.
+    fn begin(&self, dir: NodeId) {
+        let now = Instant::now();
+        Self::record(&mut self.dirs(), dir, now);
+    }
+
+    /// `dir` has more names than fit into a page.
+    pub fn is_large(&self, dir: NodeId) {
+        let now = Instant::now();
+        let mut dirs = self.dirs();
+        let dir = Self::record(&mut dirs, dir, now);
+        dir.large = Some(now);
+    }
+
+    /// The store just said that it has no `name` in `dir`.
+    pub fn absent(&self, dir: NodeId, name: &str) {
+        let now = Instant::now();
+        let mut dirs = self.dirs();
+        let dir = Self::record(&mut dirs, dir, now);
+        dir.absent.retain(|_, at| at.elapsed() < JUST_NOW);
+        if dir.absent.len() < NAMES_MAX {
+            dir.absent.insert(name.to_owned(), now);
+        }
+    }
+
+    /// Whether the store said just now that it has no `name` in `dir`: an answer that can be had once.
+    pub fn is_just_absent(&self, dir: NodeId, name: &str) -> bool {
+        let mut dirs = self.dirs();
+        let told = dirs.get_mut(&dir).and_then(|dir| dir.absent.remove(name));
+        told.is_some_and(|at| at.elapsed() < JUST_NOW)
+    }
+
+    /// What was said of `name` in `dir` until now is out of date.
+    pub fn outdate(&self, dir: NodeId, name: &str) {
+        if let Some(record) = self.dirs().get_mut(&dir) {
+            record.absent.remove(name);
+            record.outdated.insert(name.to_owned(), Instant::now());
+            if record.outdated.len() > NAMES_MAX {
+                record.asked = None;
+                record.names.clear();
+                record.outdated.clear();
+            }
+        }
+    }
+
+    /// What was said of anything is out of date.
+    pub fn outdate_all(&self) {
+        self.dirs().clear();
+    }
+}
+
+/// The moment at which a directory is listed.
+#[derive(Debug)]
+pub struct Asked {
+    /// Just before the question.
+    pub at: Instant,
+    /// Names whose deletion was pending then: the listing may still have them.
+    pub deleted: HashSet<String>,
+}
+
+impl<S: Store> Core<S> {
+    /// To be called just before `dir` is listed.
+    pub(super) fn begin_listing(&self, dir: NodeId) -> Asked {
+        self.listings.begin(dir);
+        Asked { deleted: self.deletions.below(dir), at: Instant::now() }
+    }
+
+    /// What is known of `name` in the directory `parent`, which has `path`, without a question for it alone; by a listing if many
+    /// such questions come.
+    pub(super) async fn listed(&self, parent: NodeId, path: &str, name: &str) -> Listed {
+        // A directory of its own is asked about as fast as a listing.
+        if self.config.timeout().is_zero() || self.capabilities.real_dirs {
+            return Listed::Unknown;
+        }
+        let is_fresh = |asked: Instant| self.is_fresh(Some(asked)) && asked.elapsed() < TRUST_MAX;
+        let answer = || match self.listings.answer(parent, name, is_fresh) {
+            // It would have to be asked for its attributes.
+            Listed::Is(..) if self.config.posix && !self.capabilities.attributes_listed => Listed::Unknown,
+            answer => answer,
+        };
+        match answer() {
+            Listed::Unknown => {}
+            known => return known,
+        }
+        let Some(lock) = self.listings.question(parent) else { return Listed::Unknown };
+        let _one_at_a_time = lock.lock().await;
+        match answer() {
+            Listed::Unknown => {}
+            known => return known,
+        }
+        let asked = self.begin_listing(parent);
+        let Ok((entries, cursor)) = self.remote.list(path.to_owned(), 0).await else { return Listed::Unknown };
+        match cursor.filter(|&cursor| cursor != 0) {
+            Some(cursor) => {
+                // It would end by itself.
+                let _ = self.remote.list_end(cursor).await;
+                self.listings.is_large(parent);
+            }
+            None => self.note_listing(parent, asked, &entries),
+        }
+        answer()
+    }
+
+    /// Remembers a listing of all of `dir`.
+    pub(super) fn note_listing(&self, dir: NodeId, asked: Asked, entries: &[ListEntry]) {
+        let legal = |name: &str| check_name(name.as_bytes()).is_ok() && name.trim() == name && !is_reserved(dir, name);
+        let entries = entries.iter().filter(|entry| legal(&entry.name));
+        self.listings.told(dir, asked, entries.map(|entry| (entry.name.as_str(), &entry.meta)));
+    }
+}

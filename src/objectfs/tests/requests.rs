@@ -1,0 +1,130 @@
+//! How many requests operations cost: as few as can be, and never fewer than the contract needs.
+
+use super::*;
+
+const PAGE: usize = 1000;
+
+fn fs(cache: CachePolicy) -> Fs {
+    Fs::with_pages((32 << 20, PAGE), capabilities(), |config| config.cache = cache)
+}
+
+/// A share with so many files in `d`, of which the guest knows nothing yet.
+fn with_files(cache: CachePolicy, count: usize) -> Fs {
+    let fs = fs(cache);
+    for number in 0..count {
+        fs.bucket().put(&format!("d/{number:03}"), b"content");
+    }
+    fs.forget_log();
+    fs
+}
+
+fn read(fs: &Fs, file: (NodeId, Handle)) -> Vec<u8> {
+    let bytes = fs.read_at(file, 0, 4096).expect("read");
+    fs.close(file).expect("close");
+    bytes
+}
+
+#[test]
+fn a_small_file_that_is_known_is_opened_and_read_in_one_request() {
+    let fs = with_files(CachePolicy::Auto, 1);
+    let node = fs.lookup("d/000").expect("d/000").nodeid;
+    std::thread::sleep(super::super::listings::JUST_NOW * 2);
+    fs.forget_log();
+    let opened = block_on(fs.fs.open(CTX, node, libc::O_RDONLY as u32, false)).expect("open");
+    assert_eq!(read(&fs, (node, opened.handle.expect("handle"))), b"content");
+    assert_eq!((fs.count("read"), fs.count("tell"), fs.count("stat")), (1, 0, 0));
+    // What is in memory is only asked about.
+    fs.forget_log();
+    let opened = block_on(fs.fs.open(CTX, node, libc::O_RDONLY as u32, false)).expect("open");
+    assert_eq!(read(&fs, (node, opened.handle.expect("handle"))), b"content");
+    assert_eq!((fs.count("read"), fs.count("tell"), fs.count("stat")), (0, 1, 0));
+}
+
+#[test]
+fn a_small_file_that_others_changed_is_opened_as_it_is_now() {
+    let fs = with_files(CachePolicy::Always, 1);
+    let node = fs.lookup("d/000").expect("d/000").nodeid;
+    fs.bucket().put("d/000", b"longer content");
+    let file = fs.open("d/000", libc::O_RDONLY as u32).expect("open");
+    assert_eq!(file.0, node);
+    assert_eq!(read(&fs, file), b"longer content");
+}
+
+#[test]
+fn an_open_that_follows_the_lookup_of_its_name_asks_no_more() {
+    let fs = with_files(CachePolicy::Auto, 1);
+    fs.lookup("d").expect("d");
+    fs.forget_log();
+    let file = fs.open("d/000", RDWR).expect("open");
+    assert!(fs.count("stat") == 1 && fs.count("tell") <= 1, "{} and {}", fs.count("stat"), fs.count("tell"));
+    // Once only: the next open asks.
+    fs.forget_log();
+    block_on(fs.fs.open(CTX, file.0, RDWR, false)).expect("open");
+    assert_eq!(fs.count("stat") + fs.count("tell"), 1);
+}
+
+#[test]
+fn many_lookups_in_a_directory_become_one_listing() {
+    let fs = with_files(CachePolicy::Auto, 200);
+    fs.lookup("d").expect("d");
+    fs.forget_log();
+    for number in 0..200 {
+        assert_eq!(fs.lookup(&format!("d/{number:03}")).map(|entry| entry.attr.size), Ok(7));
+        assert_eq!(fs.lookup(&format!("d/{number:03}.h")).err(), Some(Errno::ENOENT));
+    }
+    assert!(fs.count("list") >= 1);
+    assert!(fs.count("stat") + fs.count("list") < 20, "{} and {}", fs.count("stat"), fs.count("list"));
+}
+
+#[test]
+fn a_large_directory_is_asked_name_by_name() {
+    let fs = with_files(CachePolicy::Auto, PAGE + 1);
+    fs.lookup("d").expect("d");
+    fs.forget_log();
+    for number in 0..50 {
+        fs.lookup(&format!("d/{number:03}")).expect("it is there");
+    }
+    assert_eq!((fs.count("list"), fs.count("stat")), (1, 50));
+}
+
+#[test]
+fn a_listing_does_not_bring_back_what_the_guest_removed_or_hide_what_it_made() {
+    let fs = with_files(CachePolicy::Always, 50);
+    for number in 0..50 {
+        fs.lookup(&format!("d/{number:03}")).expect("it is there");
+    }
+    for number in 0..50 {
+        let name = format!("d/{number:03}");
+        fs.unlink(&name).expect("unlink");
+        assert_eq!(fs.lookup(&name).err(), Some(Errno::ENOENT), "{name}");
+        fs.put(&format!("{name}.new"), b"x").expect("put");
+        // The guest forgets it, too.
+        let made = fs.lookup(&format!("{name}.new")).expect("it is there").nodeid;
+        fs.fs.forget(made, u64::MAX);
+        assert_eq!(fs.lookup(&name).err(), Some(Errno::ENOENT), "{name}");
+        assert_eq!(fs.lookup(&format!("{name}.new")).map(|entry| entry.attr.size), Ok(1), "{name}.new");
+    }
+}
+
+#[test]
+fn without_trust_every_name_is_asked_for() {
+    let fs = with_files(CachePolicy::Never, 20);
+    for number in 0..20 {
+        fs.lookup(&format!("d/{number:03}")).expect("it is there");
+    }
+    assert_eq!(fs.count("list"), 0);
+    fs.bucket().put("d/new", b"x");
+    fs.lookup("d/new").expect("it is there");
+}
+
+#[test]
+fn making_a_small_file_asks_for_its_name_once() {
+    let fs = with_files(CachePolicy::Auto, 1);
+    let parent = fs.lookup("d").expect("d").nodeid;
+    fs.forget_log();
+    assert_eq!(block_on(fs.fs.lookup(CTX, parent, b"new")).err(), Some(Errno::ENOENT));
+    let before = fs.count("stat");
+    fs.put("d/new", b"x").expect("put");
+    assert!(fs.count("stat") <= before + 1);
+    assert_eq!((before, fs.count("compose")), (1, 1));
+}
