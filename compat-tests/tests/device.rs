@@ -171,7 +171,7 @@ fn works_on_a_tiny_ring(bin: &Path) {
 }
 
 fn ring_indices_wrap_around(bin: &Path) {
-    for config in &[Config::default(), Config::default().without(feature::EVENT_IDX)] {
+    for config in [Config::default(), Config::default().without(feature::EVENT_IDX)] {
         let share = Share::new();
         let (_daemon, mut guest) = mount_with(&share, bin, &[], &config);
         guest.frontend.control.set_vring_enable(1, false).unwrap();
