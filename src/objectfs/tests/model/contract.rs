@@ -538,9 +538,11 @@ impl Contract {
     pub fn created_unseen(&mut self, path: &str, exclusive: bool) -> usize {
         let id = self.created(path, exclusive);
         let hides = self.bucket.keys().any(|key| key == path || below(key, path));
-        if let Some(file) = self.files.get_mut(&id) {
-            file.foreign = hides;
-            file.theirs = hides;
+        if let Some(file) = self.files.get_mut(&id).filter(|_| hides) {
+            file.foreign = true;
+            file.theirs = true;
+            // Whoever looked at it and closed it may have been told, and that was its end.
+            file.dirty = Dirty::Maybe;
         }
         id
     }
