@@ -400,7 +400,8 @@ impl Contract {
             file.acknowledged = true;
             file.exclusive = false;
             file.owed.fill(true);
-            if let Some((_, _, own)) = changing.filter(|(at, ..)| at == id && !there.is_some_and(|b| **b == file.bytes))
+            if let Some((_, _, own)) =
+                changing.filter(|(at, ..)| at == id && there.is_none_or(|there| **there != file.bytes))
             {
                 // Sent halfway: what the change wrote after that, the guest has written itself.
                 let len = there.map_or(0, |there| there.len());
