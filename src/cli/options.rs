@@ -23,6 +23,12 @@ use crate::objectfs::OnConflict;
 /// Most request queues that the configuration space may announce.
 pub const REQUEST_QUEUES_MAX: u16 = 63;
 
+/// Most microseconds of `--poll-us`: a queue that is stopped waits for its worker at most so long.
+pub const POLL_US_MAX: u32 = 1000;
+
+/// `--poll-us` unless given.
+pub const DEFAULT_POLL_US: u32 = 0;
+
 /// Smallest `--cache-size`: room for one block of the largest size class per queue and for a read-ahead.
 pub const CACHE_SIZE_MIN: u64 = 16 << 20;
 
@@ -428,6 +434,19 @@ pub struct Options {
         help_heading = SOCKET
     )]
     pub num_request_queues: u16,
+
+    /// Microseconds for which a busy queue is watched for the next request before the guest is asked to notify
+    ///
+    /// Spares the guest notifications and the wait for a thread to wake up, at the price of processor time. Only while
+    /// requests follow each other that quickly; an idle queue is never watched. 0 turns it off.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(..=i64::from(POLL_US_MAX)),
+        default_value_t = DEFAULT_POLL_US,
+        help_heading = SOCKET
+    )]
+    pub poll_us: u32,
 
     /// Seconds after which a request that waits for the store ends in an error
     #[arg(

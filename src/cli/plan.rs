@@ -180,6 +180,8 @@ pub struct Device {
     pub thread_pool_size: usize,
     /// Request queues that the configuration space announces.
     pub num_request_queues: u16,
+    /// How long a busy queue is watched for the next request.
+    pub poll: Duration,
 }
 
 /// The process around the share.
@@ -255,6 +257,7 @@ impl Plan {
             tag: options.tag.clone(),
             thread_pool_size: options.thread_pool_size,
             num_request_queues: options.num_request_queues,
+            poll: Duration::from_micros(options.poll_us.into()),
         };
         let (mode, seccomp, rlimit_nofile) = (options.sandbox, options.seccomp, options.rlimit_nofile);
         let (share, sandbox) = match options.backend.clone() {
@@ -509,9 +512,10 @@ mod tests {
     #[test]
     fn backend_needs_no_directory_and_carries_its_limits() {
         let plan =
-            plan("run/s s3://b --cache-size 32M --request-timeout 5 --num-request-queues 4 --sandbox NONE").unwrap();
+            plan("run/s s3://b --cache-size 32M --request-timeout 5 --num-request-queues 4 --poll-us 7 --sandbox NONE")
+                .unwrap();
         assert_eq!((plan.setup.sandbox.mode, plan.setup.sandbox.shared_dir), (SandboxMode::None, None));
-        assert_eq!(plan.setup.device.num_request_queues, 4);
+        assert_eq!((plan.setup.device.num_request_queues, plan.setup.device.poll), (4, Duration::from_micros(7)));
         let Share::Backend(share) = plan.share else { panic!("a store was asked for") };
         assert_eq!((share.url.as_str(), share.cache_size), ("s3://b", 32 << 20));
         assert_eq!((share.request_timeout.as_secs(), share.flush_timeout.as_secs()), (5, 30));
@@ -564,6 +568,8 @@ mod tests {
             "--cache-size 15M",
             "--num-request-queues 0",
             "--num-request-queues 65",
+            "--poll-us x",
+            "--poll-us 1001",
             "--request-timeout 0",
             "--uid -1",
             "--uid 4294967295",

@@ -19,6 +19,7 @@ use crate::fuse::{Server, ServerOptions};
 use crate::objectfs::{self, Ids, ObjectFs};
 use crate::process::isolated;
 use crate::process::log::TARGET;
+use crate::process::memory::release_code;
 use crate::process::sandbox::{self, Child, Role};
 use crate::process::secrets::{Environment, SecretUrl};
 use crate::process::signals::Held;
@@ -159,6 +160,7 @@ fn serve_objectfs(parts: DeviceParts<'_>) -> Result<(), StartError> {
     let server = Arc::new(Server::new(Arc::clone(&fs), ServerOptions { readonly: share.readonly }));
     // Requests that wait for the store wait without a thread; a pool would only add a hop to those that do not.
     let device = device::Config { thread_pool_size: 0, ..device_config(device) };
+    release_code();
     device::serve(&device, server, None, &listener)?;
     let lost = block_on(fs.flush_all(share.flush_timeout));
     if lost > 0 {

@@ -170,5 +170,6 @@ fn device_config(device: &cli::Device) -> crate::device::Config {
         thread_pool_size: device.thread_pool_size,
         request_queues: default.request_queues.max(device.num_request_queues),
         announced_request_queues: device.num_request_queues.into(),
+        poll: device.poll,
     }
 }
