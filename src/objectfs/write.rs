@@ -74,8 +74,8 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
-    /// Memory for `len` bytes, at most [`Core::dirty_max`], that are about to be dirty. When too much is dirty already, brings this file to the store first,
-    /// or another one.
+    /// Memory for `len` bytes, at most [`Core::dirty_max`], that are about to be dirty. When too much is dirty already, brings this
+    /// file to the store first, or another one.
     ///
     /// # Errors
     /// What the store says of this file's upload, or of another's that cannot be told from trouble with the store: there is no room to

@@ -405,7 +405,9 @@ impl Contract {
             file.acknowledged = true;
             file.exclusive = false;
             file.owed.fill(true);
-            if let Some((_, _, own)) = changing.filter(|(at, ..)| at == id && there.is_none_or(|b| **b != file.bytes)) {
+            if let Some((_, _, own)) =
+                changing.filter(|(at, ..)| at == id && there.is_none_or(|there| **there != file.bytes))
+            {
                 // Sent halfway: what the change wrote after that, the guest has written itself.
                 let len = there.map_or(0, |there| there.len());
                 file.owed.iter_mut().enumerate().for_each(|(at, owed)| *owed = at < len && !own.contains(&at));
@@ -413,8 +415,11 @@ impl Contract {
         }
         if there.is_some_and(|there| **there == file.bytes || file.wild) {
             file.dirty = Dirty::Maybe;
-            // A directory of its name hides it.
+            // A directory of its name hides it, and the guest may be told of either while names are trusted.
             file.foreign = after.keys().any(|other| below(other, key));
+            if file.foreign && self.cached {
+                self.changed.insert(key.to_owned());
+            }
         }
         Ok(())
     }
@@ -537,9 +542,11 @@ impl Contract {
     pub fn created_unseen(&mut self, path: &str, exclusive: bool) -> usize {
         let id = self.created(path, exclusive);
         let hides = self.bucket.keys().any(|key| key == path || below(key, path));
-        if let Some(file) = self.files.get_mut(&id) {
-            file.foreign = hides;
-            file.theirs = hides;
+        if let Some(file) = self.files.get_mut(&id).filter(|_| hides) {
+            file.foreign = true;
+            file.theirs = true;
+            // Whoever looked at it and closed it may have been told, and that was its end.
+            file.dirty = Dirty::Maybe;
         }
         id
     }
@@ -654,7 +661,8 @@ impl Contract {
         let there = self.bucket.get(place).is_some_and(|there| **there == file.bytes || file.wild);
         match (there, file.dirty) {
             (true, _) => {
-                file.dirty = if file.foreign { Dirty::Maybe } else { Dirty::No };
+                // Of one that may be two, this one is.
+                file.dirty = if file.foreign || file.wild { Dirty::Maybe } else { Dirty::No };
                 file.stored = true;
                 file.acknowledged = true;
                 file.owed.fill(true);
@@ -695,7 +703,8 @@ impl Contract {
             // The end of a conflict: what the guest wrote is gone, now or soon.
             file.dirty = Dirty::Maybe;
         }
-        if file.handles == 0 && (file.place.is_none() || file.dirty == Dirty::No) {
+        let all_stored = file.dirty == Dirty::No || (file.dirty == Dirty::Maybe && file.wild && !file.foreign);
+        if file.handles == 0 && (file.place.is_none() || all_stored) {
             self.files.remove(&id);
         }
     }

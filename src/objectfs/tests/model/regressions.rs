@@ -294,3 +294,16 @@ fn a_new_file_over_an_object_of_the_same_bytes_moves_without_it() {
     ];
     holds(CachePolicy::Never, AMPLE, &steps);
 }
+
+#[test]
+fn a_file_that_others_made_a_directory_of_is_told_as_either_while_names_are_trusted() {
+    let steps = [
+        put("e/a", 0),
+        Step::Create { path: p("d"), access: Access::WriteOnly, exclusive: false, truncate: false, append: false },
+        put("d/a", 0),
+        Step::Close { file: 0 },
+        rename("e/a", "d"),
+        Step::LookAtEverything,
+    ];
+    holds(CachePolicy::Always, AMPLE, &steps);
+}

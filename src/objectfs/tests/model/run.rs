@@ -378,7 +378,7 @@ impl<S: System> Runner<S> {
         });
         // What others made there lately need not be seen yet.
         let known = self.contract.is_local(path) || self.open.iter().any(|open| open.node == node);
-        let same = self.contract.bucket.get(path).is_some_and(|there| there.is_empty());
+        let same = creates != Some(true) && self.contract.bucket.get(path).is_some_and(|there| there.is_empty());
         let overlooked = creates.is_some() && taken == Taken::Loosely && !unsure && !known && !same;
         let unsure = unsure || overlooked;
         let file = if unsure {
