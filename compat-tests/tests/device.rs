@@ -286,6 +286,32 @@ fn ovfs_get_vring_base_leaves_no_request_half_done() {
     }
 }
 
+/// Processor time of a process, in clock ticks.
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let rest = stat.rsplit_once(')').unwrap().1;
+    rest.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn ovfs_polling_breaks_no_rule_and_ends_when_the_guest_is_idle() {
+    for config in &[Config::default(), Config::default().without(feature::EVENT_IDX)] {
+        let share = Share::new();
+        // The filter of system calls is on, as always.
+        let (mut daemon, mut guest) = mount_with(&share, &ovfs_bin(), &["--poll-us=1000"], config);
+        exercise(&mut guest);
+        for n in 0..300 {
+            guest.lookup(ROOT, format!("f{}", [0, 1, 4095][n % 3]).as_bytes()).unwrap();
+        }
+        let before = ticks(daemon.device_pid());
+        std::thread::sleep(Duration::from_millis(500));
+        let spent = ticks(daemon.device_pid()) - before;
+        assert!(spent <= 5, "{spent} ticks while nothing was asked");
+        read_many(&mut guest, 64, 3);
+        assert_eq!(daemon.try_exit().unwrap(), None);
+    }
+}
+
 fn a_disabled_ring_waits(bin: &Path) {
     let share = Share::new();
     let (_daemon, mut guest) = share.mount::<&str>(bin, &[]);

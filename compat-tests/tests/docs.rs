@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 17] = [
+const OURS: [&str; 20] = [
     "--backend",
     "--cache-size",
     "--num-request-queues",
+    "--poll-us",
     "--request-timeout",
     "--flush-timeout",
     "--posix-metadata",
@@ -19,6 +20,8 @@ const OURS: [&str; 17] = [
     "--umask",
     "--capacity",
     "--writeback-delay",
+    "--cache-dir",
+    "--cache-disk-size",
     "--on-conflict",
     "--config-file",
     "--config-dir",

@@ -24,8 +24,17 @@ use crate::objectfs::OnConflict;
 /// Most request queues that the configuration space may announce.
 pub const REQUEST_QUEUES_MAX: u16 = 63;
 
+/// Most microseconds of `--poll-us`: a queue that is stopped waits for its worker at most so long.
+pub const POLL_US_MAX: u32 = 1000;
+
+/// `--poll-us` unless given.
+pub const DEFAULT_POLL_US: u32 = 0;
+
 /// Smallest `--cache-size`: room for one block of the largest size class per queue and for a read-ahead.
 pub const CACHE_SIZE_MIN: u64 = 16 << 20;
+
+/// Smallest `--cache-disk-size`.
+pub const DISK_SIZE_MIN: u64 = 64 << 20;
 
 /// Smallest `--capacity`: one block of a file system.
 pub const CAPACITY_MIN: u64 = 4096;
@@ -117,6 +126,15 @@ fn parse_on_conflict(text: &str) -> Result<OnConflict, &'static str> {
         "keep-both" => OnConflict::KeepBoth,
         _ => return Err("expected: fail, overwrite, keep-both"),
     })
+}
+
+fn parse_disk_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size < DISK_SIZE_MIN {
+        Err(format!("the disk cache needs at least {} MiB", DISK_SIZE_MIN >> 20))
+    } else {
+        Ok(size)
+    }
 }
 
 fn parse_cache_size(text: &str) -> Result<u64, String> {
@@ -429,6 +447,19 @@ pub struct Options {
     )]
     pub num_request_queues: u16,
 
+    /// Microseconds for which a busy queue is watched for the next request before the guest is asked to notify
+    ///
+    /// Spares the guest notifications and the wait for a thread to wake up, at the price of processor time. Only while
+    /// requests follow each other that quickly; an idle queue is never watched. 0 turns it off.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(..=i64::from(POLL_US_MAX)),
+        default_value_t = DEFAULT_POLL_US,
+        help_heading = SOCKET
+    )]
+    pub poll_us: u32,
+
     /// Seconds after which a request that waits for the store ends in an error
     #[arg(
         long,
@@ -487,6 +518,16 @@ pub struct Options {
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(..=3_600_000),
         help_heading = BACKEND)]
     pub writeback_delay: Option<u32>,
+
+    /// Directory on this machine's disk for blocks of what was read from the store [default: none]
+    ///
+    /// All ovfs daemons of one user may share it, and then fetch what several guests read only once. It may be deleted at any time.
+    #[arg(long, value_name = "PATH", help_heading = BACKEND)]
+    pub cache_dir: Option<String>,
+
+    /// About how much --cache-dir may hold; with K, M, G, T or P for powers of 1024 [default: 10G]
+    #[arg(long, value_name = "BYTES", value_parser = parse_disk_size, requires = "cache_dir", help_heading = BACKEND)]
+    pub cache_disk_size: Option<u64>,
 
     /// What becomes of a file that was changed here and in the store at once (fail, overwrite, keep-both)
     /// [default: keep-both]

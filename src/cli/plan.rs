@@ -139,6 +139,8 @@ pub struct BackendShare {
     pub translate_gid: Vec<IdMap>,
     /// What statfs(2) calls the size of the file system, in bytes.
     pub capacity: u64,
+    /// Where blocks of what was read are kept, and how many bytes of them.
+    pub cache_dir: Option<(PathBuf, u64)>,
     /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
     pub writeback_delay: Duration,
     /// What becomes of files that others changed meanwhile.
@@ -198,6 +200,8 @@ pub struct Device {
     pub thread_pool_size: usize,
     /// Request queues that the configuration space announces.
     pub num_request_queues: u16,
+    /// How long a busy queue is watched for the next request.
+    pub poll: Duration,
 }
 
 /// The process around the share.
@@ -277,6 +281,7 @@ impl Plan {
             tag: options.tag.clone(),
             thread_pool_size: options.thread_pool_size,
             num_request_queues: options.num_request_queues,
+            poll: Duration::from_micros(options.poll_us.into()),
         };
         let (mode, seccomp, rlimit_nofile) = (options.sandbox, options.seccomp, options.rlimit_nofile);
         let (share, sandbox) = if has_store(&options) {
@@ -356,6 +361,7 @@ pub(super) fn backend(options: &Options, url: Option<String>) -> Result<BackendS
         translate_uid: within_ids(options.translate_uid.clone()),
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
+        cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
         writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
@@ -377,7 +383,7 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 }
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [&str; 9] = [
+pub(super) const ABOUT_STORES: [&str; 11] = [
     "--posix-metadata",
     "--uid",
     "--gid",
@@ -386,6 +392,8 @@ pub(super) const ABOUT_STORES: [&str; 9] = [
     "--umask",
     "--capacity",
     "--writeback-delay",
+    "--cache-dir",
+    "--cache-disk-size",
     "--on-conflict",
 ];
 
@@ -400,6 +408,8 @@ fn contradictions(options: &Options) -> Vec<PlanError> {
         options.umask.is_some(),
         options.capacity.is_some(),
         options.writeback_delay.is_some(),
+        options.cache_dir.is_some(),
+        options.cache_disk_size.is_some(),
         options.on_conflict.is_some(),
     ];
     let for_stores = given.into_iter().zip(ABOUT_STORES);
@@ -541,9 +551,10 @@ mod tests {
     #[test]
     fn backend_needs_no_directory_and_carries_its_limits() {
         let plan =
-            plan("run/s s3://b --cache-size 32M --request-timeout 5 --num-request-queues 4 --sandbox NONE").unwrap();
+            plan("run/s s3://b --cache-size 32M --request-timeout 5 --num-request-queues 4 --poll-us 7 --sandbox NONE")
+                .unwrap();
         assert_eq!((plan.setup.sandbox.mode, plan.setup.sandbox.shared_dir), (SandboxMode::None, None));
-        assert_eq!(plan.setup.device.num_request_queues, 4);
+        assert_eq!((plan.setup.device.num_request_queues, plan.setup.device.poll), (4, Duration::from_micros(7)));
         let Share::Backend(stores) = plan.share else { panic!("a store was asked for") };
         let share = stores.root;
         assert_eq!((share.url.as_deref(), share.cache_size), (Some("s3://b"), 32 << 20));
@@ -582,6 +593,7 @@ mod tests {
             "--umask=0",
             "--capacity=1P",
             "--writeback-delay=1",
+            "--cache-dir=/nonexistent",
             "--on-conflict=fail",
         ] {
             let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();
@@ -596,6 +608,8 @@ mod tests {
             "--cache-size 15M",
             "--num-request-queues 0",
             "--num-request-queues 65",
+            "--poll-us x",
+            "--poll-us 1001",
             "--request-timeout 0",
             "--uid -1",
             "--uid 4294967295",
@@ -608,6 +622,7 @@ mod tests {
             "--capacity 1E",
             "--writeback-delay 3600001",
             "--writeback-delay 1s",
+            "--cache-disk-size 1M",
             "--on-conflict Fail",
         ] {
             let args = ["ovfs", "s", "fs:/x"].into_iter().chain(line.split_whitespace()).map(Into::into);

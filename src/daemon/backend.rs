@@ -12,7 +12,7 @@ use virtiofsd::sandbox::SandboxMode;
 
 use super::reload::Reload;
 use super::{ROOT, StartError, device_config};
-use crate::broker::{self, Backend, BackendError, BrokerOptions, Mounted};
+use crate::broker::{self, Backend, BackendError, BrokerOptions, Disk, Mounted};
 use crate::cache::Part;
 use crate::cli::{BackendShare, Device, Setup, Stores};
 use crate::device;
@@ -22,6 +22,7 @@ use crate::mounts::{MOUNTS_MAX, Mounts, Spec};
 use crate::objectfs::{self, Ids, ObjectFs};
 use crate::process::isolated;
 use crate::process::log::TARGET;
+use crate::process::memory::release_code;
 use crate::process::sandbox::{self, Child, Role};
 use crate::process::secrets::{Environment, SecretUrl};
 use crate::process::signals::Held;
@@ -83,6 +84,9 @@ pub(super) fn run(
     let ids = Arc::new(Ids::new(uids, gids).map_err(StartError::FileSystem)?);
     // Before the socket appears, and where it leaves no trace that the device process could inherit.
     isolated::run(|| check(&stores, &urls))?;
+    if let Some((dir, _)) = &stores.root.cache_dir {
+        Disk::prepare(dir).map_err(|error| StartError::CacheDir { dir: dir.clone(), error })?;
+    }
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
     let len = all(&stores).map(|(_, _, share)| share.cache_size).sum();
@@ -152,9 +156,16 @@ fn in_path(path: &str, error: BackendError) -> StartError {
 /// Parses the URLs again, for good, and does the device process's store requests until that ends. Returns the exit code.
 fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
     let BrokerParts { stores, urls, reload, pool, socket, child, held } = parts;
+    // One for all stores, as its size is.
+    let disk = match &stores.root.cache_dir {
+        Some((dir, max)) => {
+            Some(Disk::open(dir, *max).map_err(|error| StartError::CacheDir { dir: dir.clone(), error })?)
+        }
+        None => None,
+    };
     let mounted = all(&stores).map(|(id, path, share)| {
         let backend = parse(path, urls.get(usize::from(id)))?;
-        Ok(Mounted { id, path: path.to_owned(), backend, options: broker_options(share) })
+        Ok(Mounted { id, path: path.to_owned(), backend, options: broker_options(share, disk.as_ref()) })
     });
     let mounted = mounted.collect::<Result<Vec<_>, StartError>>()?;
     drop(urls);
@@ -164,12 +175,12 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
 }
 
 /// How the broker serves a store.
-fn broker_options(share: &BackendShare) -> BrokerOptions {
+fn broker_options(share: &BackendShare, disk: Option<&Arc<Disk>>) -> BrokerOptions {
     BrokerOptions {
         request_timeout: share.request_timeout,
         posix_metadata: share.posix_metadata,
         readonly: share.readonly,
-        disk: None,
+        disk: disk.cloned(),
     }
 }
 
@@ -239,6 +250,7 @@ fn serve_fs<F: FileSystem>(
     let server = Arc::new(Server::new(Arc::clone(&fs), ServerOptions { readonly }));
     // Requests that wait for the store wait without a thread; a pool would only add a hop to those that do not.
     let device = device::Config { thread_pool_size: 0, ..device_config(device) };
+    release_code();
     device::serve(&device, server, None, &listener)?;
     let lost = block_on(fs.flush_all(stores.root.flush_timeout));
     if lost > 0 {

@@ -12,6 +12,7 @@ use crate::cli::{Device, HostDir, Setup};
 use crate::device;
 use crate::fuse::{Server, ServerOptions};
 use crate::passthrough::Passthrough;
+use crate::process::memory::release_code;
 use crate::process::sandbox::{self, Confined, Role};
 use crate::process::socket::Endpoint;
 use crate::process::{caps, limits, seccomp};
@@ -61,5 +62,6 @@ fn serve_passthrough(
     let fs = Arc::new(Passthrough::new(config, readonly).map_err(StartError::FileSystem)?);
     let server = Arc::new(Server::new(fs, ServerOptions { readonly }));
     let migrate = Arc::clone(&server);
+    release_code();
     device::serve(&device_config(device), server, Some(migrate), listener).map_err(StartError::Device)
 }

@@ -14,6 +14,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::panic;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use log::{error, info, warn};
@@ -74,6 +75,8 @@ enum StartError {
     Store(crate::store::StoreError),
     #[error("--posix-metadata: {0} keeps no attributes with its files")]
     NoAttributes(String),
+    #[error("--cache-dir '{}': {error}", dir.display())]
+    CacheDir { dir: PathBuf, error: io::Error },
     #[error("Ending with data that is not stored")]
     Lost,
 }
@@ -179,5 +182,6 @@ fn device_config(device: &cli::Device) -> crate::device::Config {
         thread_pool_size: device.thread_pool_size,
         request_queues: default.request_queues.max(device.num_request_queues),
         announced_request_queues: device.num_request_queues.into(),
+        poll: device.poll,
     }
 }

@@ -1,7 +1,7 @@
-//! An eventfd: wakes an epoll loop.
+//! An eventfd: wakes an epoll loop that listens to its edges, so that nobody has to read it.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -23,16 +23,10 @@ impl Event {
         Ok(Event { file })
     }
 
-    /// Makes the descriptor readable.
+    /// Makes an edge.
     pub(super) fn raise(&self) {
-        // Refused only when the counter is full, and then the descriptor is readable anyway.
+        // Refused only when the counter is full, which takes 2^64 edges.
         _ = (&self.file).write(&1_u64.to_ne_bytes());
-    }
-
-    /// Makes the descriptor unreadable.
-    pub(super) fn clear(&self) {
-        // Refused only when the descriptor is unreadable already.
-        _ = (&self.file).read(&mut [0; 8]);
     }
 }
 

@@ -7,6 +7,10 @@
 //!
 //! With a thread pool the futures run there instead and publish from its threads.
 //!
+//! What is done goes to the guest in pieces while the rest of a batch is served, so that both work at the same time: a
+//! piece is a few completions or what a moment brought. The guest is asked for kicks only when the ring is empty and
+//! nothing came while it was watched for a moment (`polling`), so a busy queue needs few of them.
+//!
 //! Slots, their wakers and their chains are used again: a request that is ready at once allocates nothing here.
 //!
 //! Invariants
@@ -17,11 +21,13 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::executor::ThreadPool;
@@ -29,7 +35,8 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::event::Event;
 use super::message::{Chain, GuestSink, GuestSource};
-use super::queue::{Accepted, BATCH, Completion, Left, Ring};
+use super::polling::Polling;
+use super::queue::{Accepted, BATCH, Completion, Left, Ring, WhenEmpty};
 use crate::fs::Errno;
 
 /// Requests of one vring that may wait at the same time; what a guest offers beyond stays in the ring.
@@ -38,15 +45,31 @@ pub(super) const IN_FLIGHT_MAX: usize = 1024;
 /// Slots and chains kept for the next request; those of a burst beyond are freed.
 const SPARE_MAX: usize = 64;
 
-/// Batches handled before the worker looks at its epoll events again.
+/// Batches handled before the worker looks whether it is to end.
 const BATCHES_PER_TURN: usize = 16;
+
+/// Completions that go to the guest together while more requests of their batch are to be served.
+const PIECE: usize = 16;
+
+/// How long a completion waits for others to go with. Of requests that take longer each goes alone.
+const PIECE_TIME: Duration = Duration::from_micros(20);
+
+/// Looks at a ring between two looks at the clock.
+const LOOKS: u32 = 16;
 
 /// Epoll data of the worker's own event. Kick descriptors have numbers above, each another.
 const WAKE: u64 = 0;
 
+/// Set in the number of a kick descriptor that is edge-triggered.
+const EDGE: u64 = 1 << 63;
+
 /// The slots whose futures can go on, and the event that says so.
 pub(super) struct Wakes {
     list: Mutex<Vec<usize>>,
+    /// Whether there is something on the list.
+    listed: AtomicBool,
+    /// The worker sleeps, or is about to, and has to be told of what comes onto the list.
+    asleep: AtomicBool,
     event: Event,
     /// The worker leaves requests in the ring until one of those in flight ends.
     full: AtomicBool,
@@ -59,6 +82,8 @@ impl Wakes {
     fn new() -> io::Result<Wakes> {
         Ok(Wakes {
             list: Mutex::default(),
+            listed: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
             event: Event::new()?,
             full: AtomicBool::new(false),
             exit: AtomicBool::new(false),
@@ -76,15 +101,36 @@ impl Wakes {
     }
 
     fn push(&self, slot: usize) {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        list.push(slot);
-        if list.len() == 1 {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(slot);
+        self.listed.store(true, Ordering::SeqCst);
+        if self.asleep.swap(false, Ordering::SeqCst) {
             self.event.raise();
         }
     }
 
     fn take(&self, into: &mut Vec<usize>) {
-        std::mem::swap(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner), into);
+        if self.listed.swap(false, Ordering::SeqCst) {
+            std::mem::swap(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner), into);
+        }
+    }
+
+    fn has_some(&self) -> bool {
+        self.listed.load(Ordering::SeqCst)
+    }
+
+    /// The worker means to sleep; `false` when something has come onto the list, and it must not.
+    fn fall_asleep(&self) -> bool {
+        // Say so first, look again then: what comes in between must not be missed.
+        self.asleep.store(true, Ordering::SeqCst);
+        let may = !self.has_some();
+        if !may {
+            self.wake_up();
+        }
+        may
+    }
+
+    fn wake_up(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
     }
 }
 
@@ -220,6 +266,20 @@ pub(super) struct Worker<F, M> {
     batch: Vec<Accepted>,
     done: Vec<Completion>,
     woken: Vec<usize>,
+    polling: Polling,
+    /// Something was served since the ring was watched last.
+    has_served: bool,
+    /// When something was published, or a batch begun.
+    published: Instant,
+}
+
+/// What a worker does after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Takes the next turn.
+    GoOn,
+    /// Sleeps until there is a kick or a wake-up.
+    Sleep,
 }
 
 /// The outside of a worker: what the control messages need of it.
@@ -235,14 +295,16 @@ where
     F: Future<Output = u32> + Send + 'static,
     M: Fn(GuestSource, GuestSink) -> F + Send + 'static,
 {
-    /// A worker for `ring`; `make` starts a request, on `pool` if there is one.
+    /// A worker for `ring`; `make` starts a request, on `pool` if there is one. For at most `poll` the ring is watched
+    /// before the guest is asked for kicks.
     ///
     /// # Errors
     /// When the process is out of descriptors.
-    pub(super) fn new(ring: Arc<Ring>, pool: Option<ThreadPool>, make: M) -> io::Result<Worker<F, M>> {
+    pub(super) fn new(ring: Arc<Ring>, pool: Option<ThreadPool>, poll: Duration, make: M) -> io::Result<Worker<F, M>> {
         let epoll = Arc::new(Epoll::new()?);
         let wakes = Arc::new(Wakes::new()?);
-        epoll.ctl(ControlOperation::Add, wakes.event.as_raw_fd(), EpollEvent::new(EventSet::IN, WAKE))?;
+        let event = EpollEvent::new(EventSet::IN | EventSet::EDGE_TRIGGERED, WAKE);
+        epoll.ctl(ControlOperation::Add, wakes.event.as_raw_fd(), event)?;
         Ok(Worker {
             ring,
             epoll,
@@ -253,6 +315,9 @@ where
             batch: Vec::with_capacity(BATCH),
             done: Vec::with_capacity(BATCH),
             woken: Vec::new(),
+            polling: Polling::new(poll),
+            has_served: false,
+            published: Instant::now(),
         })
     }
 
@@ -275,35 +340,51 @@ where
     }
 
     fn run(&mut self) {
-        let mut events = [EpollEvent::default(); 4];
+        let mut then = Then::Sleep;
         loop {
-            let count = match self.epoll.wait(-1, &mut events) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    log::error!("Virtqueue {}: epoll failed: {error}", self.ring.index());
-                    return;
-                }
-            };
-            for event in events.iter().take(count) {
-                match event.data() {
-                    WAKE => self.wakes.event.clear(),
-                    number => self.take_kick(number),
-                }
+            if then == Then::Sleep
+                && self.wakes.fall_asleep()
+                && let Err(error) = self.sleep()
+            {
+                log::error!("Virtqueue {}: epoll failed: {error}", self.ring.index());
+                return;
             }
             if self.wakes.exit.load(Ordering::Acquire) {
                 return;
             }
-            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
+            then = catch_unwind(AssertUnwindSafe(|| self.turn())).unwrap_or_else(|_| {
                 self.ring.fail();
-            }
+                Then::Sleep
+            });
         }
     }
 
+    /// Waits for a kick, a wake-up or the end.
+    fn sleep(&mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::default(); 4];
+        self.polling.falls_asleep();
+        let count = match self.epoll.wait(-1, &mut events) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(error),
+        };
+        self.wakes.wake_up();
+        self.polling.wakes_up();
+        for event in events.iter().take(count).filter(|event| event.data() != WAKE) {
+            self.take_kick(event.data(), event.event_set());
+        }
+        Ok(())
+    }
+
     /// Consumes a kick, unless its descriptor was replaced meanwhile: the new one may not be readable, and block. One
-    /// that cannot be read is not listened to any more, or it would be reported for ever.
-    fn take_kick(&self, number: u64) {
-        let Some((_, kick)) = self.wakes.kick().clone().filter(|(current, _)| *current == number) else { return };
+    /// that cannot be read is not listened to any more, or it would be reported for ever. An eventfd is edge-triggered
+    /// and needs no reading.
+    fn take_kick(&self, number: u64, events: EventSet) {
+        let kick = self.wakes.kick().clone();
+        let Some((_, kick)) = kick.filter(|(current, _)| *current == number) else { return };
+        if number & EDGE != 0 && !events.intersects(EventSet::ERROR | EventSet::HANG_UP) {
+            return;
+        }
         let mut count = [0; 8];
         match (&*kick).read(&mut count) {
             Ok(n) if n > 0 => {}
@@ -316,74 +397,136 @@ where
     }
 
     /// Goes on with what was woken, takes what the ring has, publishes what is done.
-    pub(super) fn turn(&mut self) {
+    pub(super) fn turn(&mut self) -> Then {
         for _ in 0..BATCHES_PER_TURN {
-            self.poll_woken();
+            self.has_served |= self.poll_woken();
+            let watch = self.polling.budget().filter(|_| self.has_served);
+            let when_empty = if watch.is_some() { WhenEmpty::Leave } else { WhenEmpty::Ask };
             let room = IN_FLIGHT_MAX.saturating_sub(self.waiting()).min(BATCH);
-            let left = self.ring.pop(room, &mut self.slots.spare, &mut self.batch);
-            self.start_batch();
-            self.ring.publish(&mut self.done);
-            if left == Left::Nothing {
-                return;
+            let left = self.ring.pop(room, when_empty, &mut self.slots.spare, &mut self.batch);
+            match (left, watch) {
+                (Left::More, _) => {}
+                (Left::Nothing, None) => return Then::Sleep,
+                (Left::Nothing, Some(time)) => {
+                    self.watch(time);
+                    // Once: the next pop that finds nothing asks for kicks.
+                    self.has_served = false;
+                    continue;
+                }
             }
+            self.has_served |= !self.batch.is_empty();
+            self.start_batch();
             if room == 0 {
                 // Say so first, look again then: an end in between must not be missed.
                 self.wakes.full.store(true, Ordering::SeqCst);
                 if self.waiting() >= IN_FLIGHT_MAX {
-                    return;
+                    return Then::Sleep;
                 }
                 self.wakes.full.store(false, Ordering::SeqCst);
             }
         }
-        self.wakes.poke();
+        Then::GoOn
+    }
+
+    /// Looks at the empty ring for at most `time`, or until there is something to do.
+    fn watch(&mut self, time: Duration) {
+        let Some(watch) = self.ring.watch() else { return };
+        let began = Instant::now();
+        let is_hit = loop {
+            if (0..LOOKS).any(|_| {
+                std::hint::spin_loop();
+                watch.has_more()
+            }) || self.wakes.has_some()
+            {
+                break true;
+            }
+            if began.elapsed() >= time {
+                break false;
+            }
+        };
+        if is_hit { self.polling.hit() } else { self.polling.missed() }
     }
 
     fn waiting(&self) -> usize {
         if self.pool.is_some() { self.ring.in_flight().count() } else { self.slots.busy() }
     }
 
-    /// Polls every slot on the wake list and publishes what came of it.
-    fn poll_woken(&mut self) {
-        self.wakes.take(&mut self.woken);
-        for index in self.woken.drain(..) {
-            match self.slots.poll(index) {
-                None | Some(Polled::Pending) => {}
-                Some(Polled::Done(completion)) => self.done.push(completion),
-                Some(Polled::Panicked(completion)) => {
-                    self.ring.log_panic();
-                    self.done.push(completion);
-                }
+    /// Polls every slot on the wake list and publishes what came of it; whether there was one.
+    fn poll_woken(&mut self) -> bool {
+        let mut woken = std::mem::take(&mut self.woken);
+        self.wakes.take(&mut woken);
+        let are_some = !woken.is_empty();
+        if are_some {
+            self.published = Instant::now();
+        }
+        let mut slots = woken.drain(..);
+        while let Some(index) = slots.next() {
+            if let Some(polled) = self.slots.poll(index) {
+                self.settle(polled, slots.len());
             }
         }
+        drop(slots);
+        self.woken = woken;
+        self.ring.publish(&mut self.done);
+        are_some
+    }
+
+    /// Serves the batch and publishes what is ready of it.
+    fn start_batch(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        if batch.len() > 1 {
+            self.published = Instant::now();
+        }
+        let mut requests = batch.drain(..);
+        while let Some(Accepted { head, chain, fault }) = requests.next() {
+            let polled = match fault {
+                Some(fault) => Polled::Done((head, chain.refuse_fault(fault))),
+                None => self.start(head, chain),
+            };
+            self.settle(polled, requests.len());
+        }
+        drop(requests);
+        self.batch = batch;
         self.ring.publish(&mut self.done);
     }
 
-    fn start_batch(&mut self) {
-        for Accepted { head, chain, fault } in self.batch.drain(..) {
-            if let Some(fault) = fault {
-                self.done.push((head, chain.refuse_fault(fault)));
-                continue;
+    fn start(&mut self, head: u16, chain: Arc<Chain>) -> Polled {
+        let (source, sink) = (GuestSource::new(chain.clone()), GuestSink::new(chain.clone()));
+        let Some(pool) = &self.pool else { return self.slots.start(head, chain, || (self.make)(source, sink)) };
+        match catch_unwind(AssertUnwindSafe(|| (self.make)(source, sink))) {
+            Ok(future) => {
+                pool.spawn_ok(run_on_pool(self.ring.clone(), self.wakes.clone(), head, chain, future));
+                Polled::Pending
             }
-            let (source, sink) = (GuestSource::new(chain.clone()), GuestSink::new(chain.clone()));
-            if let Some(pool) = &self.pool {
-                match catch_unwind(AssertUnwindSafe(|| (self.make)(source, sink))) {
-                    Ok(future) => {
-                        pool.spawn_ok(run_on_pool(self.ring.clone(), self.wakes.clone(), head, chain, future));
-                    }
-                    Err(_) => self.done.push((head, chain.refuse(Errno::EIO))),
-                }
-                continue;
-            }
-            match self.slots.start(head, chain, || (self.make)(source, sink)) {
-                Polled::Pending => {}
-                Polled::Done(completion) => self.done.push(completion),
-                Polled::Panicked(completion) => {
-                    self.ring.log_panic();
-                    self.done.push(completion);
-                }
-            }
+            Err(_) => Polled::Done((head, chain.refuse(Errno::EIO))),
         }
     }
+
+    /// Notes what a poll came to. With `more` requests to follow, publishes when enough is done or time has passed.
+    fn settle(&mut self, polled: Polled, more: usize) {
+        match polled {
+            Polled::Pending => {}
+            Polled::Done(completion) => self.done.push(completion),
+            Polled::Panicked(completion) => {
+                self.ring.log_panic();
+                self.done.push(completion);
+            }
+        }
+        if more == 0 || self.done.is_empty() {
+            return;
+        }
+        let is_piece = self.done.len() >= PIECE && self.ring.has_event_idx();
+        if is_piece || self.published.elapsed() >= PIECE_TIME {
+            self.ring.publish(&mut self.done);
+            self.published = Instant::now();
+        }
+    }
+}
+
+/// Whether `file` is no pipe or socket, which would fill up if nobody read it: what is nothing else is an eventfd, whose
+/// every write is an edge and which counts to 2^64.
+fn is_eventfd(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.mode() & libc::S_IFMT == 0)
 }
 
 /// Runs one request to its end on a pool thread and publishes it from there.
@@ -418,9 +561,13 @@ impl Lane {
         if !listening {
             self.unlisten();
             self.kicks += 1;
-            let event = EpollEvent::new(EventSet::IN, WAKE + self.kicks);
-            *self.wakes.kick() = Some((WAKE + self.kicks, Arc::clone(&kick)));
-            self.epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), event)?;
+            let (number, events) = if is_eventfd(&kick) {
+                (self.kicks | EDGE, EventSet::IN | EventSet::EDGE_TRIGGERED)
+            } else {
+                (self.kicks, EventSet::IN)
+            };
+            *self.wakes.kick() = Some((number, Arc::clone(&kick)));
+            self.epoll.ctl(ControlOperation::Add, kick.as_raw_fd(), EpollEvent::new(events, number))?;
         }
         self.wakes.poke();
         Ok(())

@@ -18,6 +18,7 @@ mod in_flight;
 mod limiter;
 mod message;
 mod migration;
+mod polling;
 mod queue;
 mod serve_fuse;
 #[cfg(test)]
@@ -82,11 +83,13 @@ pub struct Config {
     pub request_queues: u16,
     /// Request queues announced in the configuration space.
     pub announced_request_queues: u32,
+    /// How long a queue under load is watched for the next request before the guest is asked for kicks; zero: never.
+    pub poll: Duration,
 }
 
 impl Default for Config {
     fn default() -> Config {
-        Config { tag: None, thread_pool_size: 0, request_queues: 8, announced_request_queues: 1 }
+        Config { tag: None, thread_pool_size: 0, request_queues: 8, announced_request_queues: 1, poll: Duration::ZERO }
     }
 }
 
@@ -160,11 +163,12 @@ fn new_control<S: Serve>(
         reset: hook(&server, |server| block_on(server.reset())),
         stopped: hook(&server, |server| block_on(server.stopped())),
     };
+    let poll = config.poll;
     let spawn = move |ring: Arc<queue::Ring>| {
         // FORGET and its like, on queue 0, never wait behind data in the pool.
         let pool = if ring.index() == 0 { None } else { pool.clone() };
         let server = Arc::clone(&server);
-        Worker::new(ring, pool, move |request, reply| serve_one(Arc::clone(&server), request, reply))?.spawn()
+        Worker::new(ring, pool, poll, move |request, reply| serve_one(Arc::clone(&server), request, reply))?.spawn()
     };
     Control::new(
         usize::from(config.request_queues.clamp(1, 63)) + 1,

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{Error as QueueError, QueueOwnedT, QueueT};
+use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
 use super::in_flight::InFlight;
@@ -27,13 +27,13 @@ use super::message::{Chain, Fault, Memory};
 /// Chains taken per lock of the vring.
 pub(super) const BATCH: usize = 64;
 
-/// How often an empty ring that fills at once is looked at again under one lock.
-const LOOKS_MAX: u32 = 4;
-
 /// The memory map, replaced as a whole when the front end changes it.
 pub(super) type AtomicMemory = GuestMemoryAtomic<Memory>;
 
 type State = VringState<AtomicMemory>;
+
+/// Where the index lies in the available ring.
+const AVAIL_INDEX: u64 = 2;
 
 /// A request taken from a vring.
 pub(super) struct Accepted {
@@ -53,8 +53,32 @@ pub(super) type Completion = (u16, u32);
 pub(super) enum Left {
     /// Nothing, or nothing that may be taken: wait for a kick.
     Nothing,
-    /// More chains than there was room for.
+    /// Perhaps more: look again. The guest was not asked for kicks.
     More,
+}
+
+/// What [`Ring::pop`] does with an empty ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenEmpty {
+    /// Asks for kicks, then looks once more, so that nothing added later is missed.
+    Ask,
+    /// Leaves the guest in the belief that the ring is being worked on: look again before you sleep.
+    Leave,
+}
+
+/// An empty ring, to be looked at without its lock for a moment.
+pub(super) struct Watch {
+    memory: Arc<Memory>,
+    index: GuestAddress,
+    seen: u16,
+}
+
+impl Watch {
+    /// Whether the guest has added a request, or the ring cannot be read any more.
+    pub(super) fn has_more(&self) -> bool {
+        let index = self.memory.load::<u16>(self.index, Ordering::Relaxed);
+        index.map_or(true, |index| u16::from_le(index) != self.seen)
+    }
 }
 
 /// Why a ring is stopped.
@@ -86,6 +110,7 @@ pub(super) struct Ring {
     kick: Mutex<Option<Arc<File>>>,
     err: Mutex<Option<File>>,
     broken: AtomicBool,
+    event_idx: AtomicBool,
     in_flight: InFlight,
     faults: Faults,
 }
@@ -103,6 +128,7 @@ impl Ring {
             kick: Mutex::default(),
             err: Mutex::default(),
             broken: AtomicBool::new(false),
+            event_idx: AtomicBool::new(false),
             in_flight: InFlight::default(),
             faults: Faults::default(),
         })
@@ -172,9 +198,21 @@ impl Ring {
         self.faults.chains.count().saturating_add(self.faults.heads.count())
     }
 
+    /// Whether the guest said at the last [`Ring::pop`] that it picks the completions it wants to be told of
+    /// (VIRTIO_F_EVENT_IDX): publishing in small pieces then costs it no more notifications than it asks for.
+    pub(super) fn has_event_idx(&self) -> bool {
+        self.event_idx.load(Ordering::Relaxed)
+    }
+
     /// Moves up to `room` chains from the ring to `out`, using `spare` chains first, and counts them as in flight.
-    /// When the ring is empty, asks the guest for kicks again, so that nothing added later is missed.
-    pub(super) fn pop(&self, room: usize, spare: &mut Vec<Arc<Chain>>, out: &mut Vec<Accepted>) -> Left {
+    /// While requests are taken and served the guest is asked for no kicks: only a pop that finds the ring empty asks.
+    pub(super) fn pop(
+        &self,
+        room: usize,
+        when_empty: WhenEmpty,
+        spare: &mut Vec<Arc<Chain>>,
+        out: &mut Vec<Accepted>,
+    ) -> Left {
         let mut state = self.vring.get_mut();
         if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
             return Left::Nothing;
@@ -182,7 +220,8 @@ impl Ring {
         let memory = self.memory.memory().into_inner();
         let before = out.len();
         // The guard outlives a panic inside, so the lock is not poisoned by one.
-        let result = catch_unwind(AssertUnwindSafe(|| self.pop_locked(&mut state, &memory, room, spare, out)));
+        let result =
+            catch_unwind(AssertUnwindSafe(|| self.pop_locked(&mut state, &memory, room, when_empty, spare, out)));
         self.in_flight.accept(out.len().saturating_sub(before));
         drop(state);
         match result {
@@ -197,52 +236,51 @@ impl Ring {
         state: &mut State,
         memory: &Arc<Memory>,
         room: usize,
+        when_empty: WhenEmpty,
         spare: &mut Vec<Arc<Chain>>,
         out: &mut Vec<Accepted>,
     ) -> Result<Left, Broken> {
         let queue = state.get_queue_mut();
-        queue.disable_notification(memory.deref())?;
-        let mut room = room;
-        let mut looks = 0;
-        loop {
-            let available = queue.avail_idx(memory.deref(), Ordering::Acquire)?.0.wrapping_sub(queue.next_avail());
-            if available > queue.size() {
-                return Err(Broken::AvailIndex(available));
+        self.event_idx.store(queue.event_idx_enabled(), Ordering::Relaxed);
+        let mut count = available(queue, memory)?;
+        if count == 0 {
+            // Ask for kicks first, look again then: a chain added in between must not be missed.
+            if when_empty == WhenEmpty::Leave || !queue.enable_notification(memory.deref())? {
+                return Ok(Left::Nothing);
             }
-            if available == 0 {
-                // Ask for kicks first, look again then: a chain added in between must not be missed.
-                if !queue.enable_notification(memory.deref())? {
-                    return Ok(Left::Nothing);
-                }
-                queue.disable_notification(memory.deref())?;
-                looks += 1;
-                if looks == LOOKS_MAX {
-                    return Ok(Left::More);
-                }
+            count = available(queue, memory)?;
+        }
+        // With VIRTIO_F_EVENT_IDX this does nothing: the guest kicks once when it passes the entry that was asked for.
+        queue.disable_notification(memory.deref())?;
+        let size = queue.size();
+        let mut chains = queue.iter(memory.deref())?;
+        for _ in 0..room.min(usize::from(count)) {
+            let descriptors = chains.next().ok_or(Broken::AvailEntry)?;
+            let head = descriptors.head_index();
+            if head >= size {
+                self.log_head(head, size);
                 continue;
             }
-            if room == 0 {
-                return Ok(Left::More);
+            let mut chain = spare.pop().unwrap_or_default();
+            let fault = Arc::make_mut(&mut chain).fill(memory, descriptors).err();
+            if let Some(fault) = fault {
+                self.log_chain(fault);
             }
-            let size = queue.size();
-            let count = room.min(usize::from(available));
-            let mut chains = queue.iter(memory.deref())?;
-            for _ in 0..count {
-                let descriptors = chains.next().ok_or(Broken::AvailEntry)?;
-                let head = descriptors.head_index();
-                if head >= size {
-                    self.log_head(head, size);
-                    continue;
-                }
-                let mut chain = spare.pop().unwrap_or_default();
-                let fault = Arc::make_mut(&mut chain).fill(memory, descriptors).err();
-                if let Some(fault) = fault {
-                    self.log_chain(fault);
-                }
-                out.push(Accepted { head, chain, fault });
-            }
-            room -= count;
+            out.push(Accepted { head, chain, fault });
         }
+        Ok(Left::More)
+    }
+
+    /// The ring as the last pop left it, to be watched for more. `None`: it is not running.
+    pub(super) fn watch(&self) -> Option<Watch> {
+        let state = self.vring.get_ref();
+        let queue = state.get_queue();
+        if !state.is_enabled() || !queue.ready() || self.is_broken() {
+            return None;
+        }
+        let index = queue.avail_ring().checked_add(AVAIL_INDEX)?;
+        let memory = self.memory.memory().into_inner();
+        Some(Watch { memory, index: GuestAddress(index), seen: queue.next_avail() })
     }
 
     /// Puts `done` into the used ring, tells the guest at most once, and empties `done`.
@@ -301,6 +339,12 @@ impl Ring {
             log::error!("Virtqueue {}: a request panicked and was answered with EIO ({n} such)", self.index);
         }
     }
+}
+
+/// How many chains the guest offers.
+fn available(queue: &Queue, memory: &Arc<Memory>) -> Result<u16, Broken> {
+    let count = queue.avail_idx(memory.deref(), Ordering::Acquire)?.0.wrapping_sub(queue.next_avail());
+    if count > queue.size() { Err(Broken::AvailIndex(count)) } else { Ok(count) }
 }
 
 fn publish_locked(state: &mut State, memory: &Memory, done: &[Completion]) -> Result<(), Broken> {

@@ -58,8 +58,8 @@ pub struct Content {
     /// Something differs from what the store has (or will have, once the upload under way is done).
     changed: bool,
     lineage: u64,
-    /// The object that was forgotten because its name was to go, while nothing but that makes the file differ from it.
-    parted: Option<BaseObject>,
+    /// What the file shows of the base, in memory as well: the base is about to lose its name by our doing.
+    kept: Option<Extents>,
 }
 
 #[derive(Debug)]
@@ -87,9 +87,9 @@ impl Content {
         self.size
     }
 
-    /// Whether the store lacks something of this file.
+    /// Whether the store lacks something of this file, or is about to.
     pub fn is_dirty(&self) -> bool {
-        self.changed || self.uploading.is_some()
+        self.changed || self.uploading.is_some() || self.kept.is_some()
     }
 
     /// The object in the store, if there is one.
@@ -131,24 +131,33 @@ impl Content {
         }
     }
 
-    /// The object in the store goes, by our doing; what the file shows of it must be in memory already or is lost.
-    pub fn forget_base(&mut self) {
-        let base = self.base.take();
-        self.parted = base.filter(|_| !self.is_dirty());
+    /// The base is about to lose its name by our doing: what [`Content::keep`] is given from now on is shown in its stead.
+    pub fn begin_parting(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    /// Puts bytes of the base into memory, without changing what the file shows.
+    pub fn keep(&mut self, offset: u64, block: Block, len: usize) {
+        let len = len.min(usize::try_from(self.base_len.saturating_sub(offset)).unwrap_or(usize::MAX));
+        if let Some(kept) = self.kept.as_mut().filter(|_| len > 0) {
+            block.mark_dirty();
+            kept.insert(offset, Extent { block: std::sync::Arc::new(block), start: 0, len });
+        }
+    }
+
+    /// The base has lost its name: the file consists of what is in memory.
+    pub fn part(&mut self) {
+        let Some(mut kept) = self.kept.take() else { return };
+        kept.cut(self.base_len, u64::MAX);
+        self.dirty.underlay(&kept);
+        self.base = None;
         self.base_len = 0;
         self.changed = true;
     }
 
-    /// The object did not go after all: unless somebody wrote meanwhile, the file is as the store has it again.
+    /// The base has its name still: the file lies over it as before, whatever was written meanwhile.
     pub fn reunite(&mut self) {
-        if let Some(base) = self.parted.take().filter(|_| self.base.is_none() && self.uploading.is_none()) {
-            *self = Content { lineage: self.lineage, ..Content::of_store(base.version, base.id) };
-        }
-    }
-
-    fn change(&mut self) {
-        self.changed = true;
-        self.parted = None;
+        self.kept = None;
     }
 
     /// Where the byte at `offset` comes from, for at most `len` bytes; `None` at the end of the file.
@@ -170,10 +179,14 @@ impl Content {
             Some(_) => return Some(Layer::Zero(gap)),
             None => (gap, self.base_len),
         };
-        if offset < base_len {
-            Some(Layer::Base(gap.min(usize::try_from(base_len - offset).unwrap_or(usize::MAX))))
-        } else {
-            Some(Layer::Zero(gap))
+        if offset >= base_len {
+            return Some(Layer::Zero(gap));
+        }
+        let len = gap.min(usize::try_from(base_len - offset).unwrap_or(usize::MAX));
+        match self.kept.as_ref().map(|kept| kept.at(offset, len)) {
+            Some(Ok(extent)) => Some(Layer::Memory(extent)),
+            Some(Err(gap)) => Some(Layer::Base(gap)),
+            None => Some(Layer::Base(len)),
         }
     }
 
@@ -205,22 +218,13 @@ impl Content {
 
     fn wrote(&mut self, offset: u64, len: usize) {
         self.size = self.size.max(offset + len as u64);
-        self.change();
+        self.changed = true;
     }
 
     /// Gives up what the guest wrote, and what is known of the object: what the store has is asked anew, and is another version
     /// to whoever has the file open.
     pub fn abandon(&mut self) {
         *self = Content { lineage: self.lineage + 1, ..Content::default() };
-    }
-
-    /// Puts bytes of the base into memory, without changing what the file shows. For files whose object is about to go.
-    pub fn keep(&mut self, offset: u64, block: Block, len: usize) {
-        let len = len.min(usize::try_from(self.base_len.saturating_sub(offset)).unwrap_or(usize::MAX));
-        block.mark_dirty();
-        let mut kept = Extents::new();
-        kept.insert(offset, Extent { block: std::sync::Arc::new(block), start: 0, len });
-        self.dirty.underlay(&kept);
     }
 
     /// Makes the first `len` bytes of `block` all of a file that has none yet.
@@ -241,7 +245,7 @@ impl Content {
             }
         }
         if size != self.size || (size == 0 && self.base.is_some()) {
-            self.change();
+            self.changed = true;
         }
         self.size = size;
     }
@@ -257,7 +261,7 @@ impl Content {
             block.zero(0, len);
             block.mark_dirty();
             self.dirty.insert(at, Extent { block: std::sync::Arc::new(block), start: 0, len });
-            self.change();
+            self.changed = true;
             at += len as u64;
         }
         true
@@ -325,7 +329,6 @@ impl Content {
         let keep = extents.clone();
         self.uploading = Some(Uploading { extents, visible: size, base_len: self.base_len });
         self.changed = false;
-        self.parted = None;
         Upload { segments, size, base, keep }
     }
 

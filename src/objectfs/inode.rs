@@ -203,6 +203,17 @@ impl State {
         meta.kind == Kind::Dir || self.is_local() || self.content.base().is_some_and(same)
     }
 
+    /// Whether the attributes that are known are those of the object that a listing shows as `meta`. Other attributes are another
+    /// object with the same ETag and a later time; the time has whole seconds, so what was known in the second of the
+    /// object's making may be out of date.
+    pub fn attributes_stand(&self, meta: &Meta) -> bool {
+        const DOUBT_NS: i64 = 2_000_000_000;
+        let Some(told) = self.posix.asked.filter(|_| self.posix.known) else { return false };
+        let Some(mtime_ns) = meta.mtime_ns.filter(|_| meta.etag.is_some()) else { return false };
+        let told_ns = now_ns().saturating_sub(i64::try_from(told.elapsed().as_nanos()).unwrap_or(i64::MAX));
+        self.etag == meta.etag && self.store_mtime_ns == meta.mtime_ns && told_ns > mtime_ns.saturating_add(DOUBT_NS)
+    }
+
     /// The version of the object that the bytes lie over, if it is known: not after a directory above was renamed.
     pub fn object_version(&self) -> Option<Version> {
         self.content.base().filter(|_| !self.moved).map(|base| base.version.clone())
@@ -220,9 +231,22 @@ impl State {
         self.posix.ctime_ns = self.mtime_ns;
     }
 
+    /// Whether what is known is from later than an answer asked for at `asked`.
+    pub fn known_since(&self, asked: Instant) -> bool {
+        self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at)
+    }
+
+    /// Nobody has this nameless file open any more: the memory of what was written to it is free again, though the guest may
+    /// remember its number for long.
+    pub fn let_go(&mut self) {
+        if self.content.is_dirty() {
+            self.content.abandon();
+        }
+    }
+
     /// Takes in what the store said when asked at `asked`. `fresh` numbers the bytes if they are others than before.
     pub fn observe(&mut self, kind: Kind, meta: &Meta, asked: Instant, fresh: impl FnOnce() -> ContentId) {
-        if self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at) {
+        if self.known_since(asked) {
             return;
         }
         self.asked = Some(asked);

@@ -213,11 +213,7 @@ impl<S: Store> Core<S> {
             return Listed::Unknown;
         }
         let is_fresh = |asked: Instant| self.is_fresh(Some(asked)) && asked.elapsed() < TRUST_MAX;
-        let answer = || match self.listings.answer(parent, name, is_fresh) {
-            // It would have to be asked for its attributes.
-            Listed::Is(..) if self.config.posix && !self.capabilities.attributes_listed => Listed::Unknown,
-            answer => answer,
-        };
+        let answer = || self.listings.answer(parent, name, is_fresh);
         match answer() {
             Listed::Unknown => {}
             known => return known,

@@ -11,7 +11,7 @@ use super::inode::{Inode, now_ns};
 use super::listings::Listed;
 use super::tree::Tree;
 use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
-use crate::store::{Kind, Store, StoreError, StoreErrorKind};
+use crate::store::{Kind, Meta, Store, StoreError, StoreErrorKind};
 
 /// How often a question to the store is asked again because names changed under it.
 const RACES_MAX: u32 = 8;
@@ -44,6 +44,8 @@ impl<S: Store> Core<S> {
 
     fn look_up<'a>(&'a self, parent: NodeId, name: &'a str) -> BoxFuture<'a, Result<Arc<Inode>>> {
         Box::pin(async move {
+            // What was said before this question is no answer to it.
+            self.listings.is_just_absent(parent, name);
             for race in 0..RACES_MAX {
                 let (path, above) = {
                     let tree = self.tree();
@@ -62,7 +64,7 @@ impl<S: Store> Core<S> {
                 let listed = if race == 0 { self.listed(parent, &above, name).await } else { Listed::Unknown };
                 let by_name = matches!(listed, Listed::Unknown);
                 let (asked, answer) = match listed {
-                    Listed::Is(meta, asked) => (asked, Ok(meta)),
+                    Listed::Is(meta, asked) => self.attributes_of(parent, name, &path, meta, asked).await,
                     Listed::Absent(asked) => (asked, Err(nothing())),
                     Listed::Unknown => (Instant::now(), self.stat(path.clone()).await),
                 };
@@ -104,6 +106,29 @@ impl<S: Store> Core<S> {
             }
             Err(Errno::EAGAIN)
         })
+    }
+
+    /// What a listing asked for at `asked` says of a name, with its attributes where the mount keeps them and listings do not tell
+    /// them: those that are known if they still stand, else in one request, for what it is is known.
+    async fn attributes_of(
+        &self,
+        parent: NodeId,
+        name: &str,
+        path: &str,
+        meta: Meta,
+        asked: Instant,
+    ) -> (Instant, std::result::Result<Meta, StoreError>) {
+        if !self.config.posix || self.capabilities.attributes_listed {
+            return (asked, Ok(meta));
+        }
+        if let Some(inode) = self.tree().child(parent, name) {
+            let mut state = inode.state();
+            if inode.kind == Kind::File && state.attributes_stand(&meta) {
+                state.posix.asked = state.posix.asked.max(Some(asked));
+                return (asked, Ok(meta));
+            }
+        }
+        (Instant::now(), self.tell_one(path, meta.kind).await)
     }
 
     /// Asks the store about `inode` and takes in what it says. Unlinked and dirty files are what they are.

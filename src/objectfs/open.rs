@@ -36,6 +36,13 @@ impl<S: Store> Core<S> {
             Err(Errno::ENOENT) => return Err(Errno::ESTALE),
             other => other?,
         }
+        {
+            let state = inode.state();
+            if state.unlinked && state.open == 0 {
+                // Nobody held its bytes.
+                return Err(Errno::ESTALE);
+            }
+        }
         let opened = self.open_inode(&inode, flags)?;
         if truncate && access(flags).1 {
             let mut state = inode.state();
@@ -186,16 +193,26 @@ impl<S: Store> Core<S> {
             let mut state = file.inode.state();
             state.open = state.open.saturating_sub(1);
             state.writers = state.writers.saturating_sub(u32::from(file.writable));
-            if state.open == 0 && state.unlinked { state.hidden.take() } else { None }
+            if state.open == 0 && state.unlinked {
+                state.let_go();
+                state.hidden.take()
+            } else {
+                None
+            }
         };
         if let Some(path) = hidden {
-            self.spawn(|core| async move {
-                if let Err(error) = core.remote.delete(path.clone()).await {
-                    log::warn!("object {path:?} of a deleted file stays behind: {error}");
-                }
-            });
+            self.discard_hidden(path);
         }
         self.tree().reap(file.inode.id);
+    }
+
+    /// Deletes a hidden object that nobody reads any more; nobody waits for it.
+    pub(super) fn discard_hidden(&self, path: String) {
+        self.spawn(|core| async move {
+            if let Err(error) = core.remote.delete(path.clone()).await {
+                log::warn!("object {path:?} of a deleted file stays behind: {error}");
+            }
+        });
     }
 
     /// FUSE_ACCESS, which the guest kernel only sends where it does not check modes itself. Where the mount keeps no owners,

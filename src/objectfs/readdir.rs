@@ -2,8 +2,9 @@
 //! listing carries attributes, so that `ls -l` asks for nothing else; attributes that the mount keeps and the store does not list are
 //! asked for name by name, those of a reply at once.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::future::BoxFuture;
@@ -13,6 +14,7 @@ use futures::future::join_all;
 use super::attributes::type_of;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
+use super::inode::Inode;
 use super::lookup::{dirent_type, gone};
 use super::tree::{Tree, is_reserved};
 use crate::fs::flags::fopen;
@@ -42,7 +44,7 @@ pub struct Listing {
 struct Listed {
     name: String,
     meta: Meta,
-    /// When it was asked for; `None`: it is a file that the store does not have yet.
+    /// When it was asked for; `None`: the store does not have it yet.
     asked: Option<Instant>,
     /// When the store was asked for what the listing does not tell, if it was.
     told: Option<Instant>,
@@ -163,30 +165,32 @@ impl<S: Store> Core<S> {
         })
     }
 
-    /// Adds the files that the store does not have yet.
+    /// Adds what the store does not have yet: files, and the directories that only such files keep alive.
     fn add_local(&self, dir: &OpenDir, listing: &mut Listing) {
-        let children = self.tree().children(dir.inode.id);
-        let mut local = Vec::new();
-        for (name, inode) in children {
-            let state = inode.state();
-            if state.is_local() && !state.unlinked {
-                let meta = Meta {
-                    kind: inode.kind,
-                    size: state.content.size(),
-                    mtime_ns: Some(state.mtime_ns),
-                    etag: None,
-                    marker: None,
-                    details: None,
-                };
-                local.push(Listed { name, meta, asked: None, told: None, unknown: false });
-            }
-        }
+        let tree = self.tree();
+        let mut local: HashMap<String, Arc<Inode>> = tree.children(dir.inode.id).into_iter().collect();
+        local.retain(|_, inode| inode.kind == Kind::Dir || inode.state().is_local());
         if local.is_empty() {
             return;
         }
-        let listed: HashSet<&str> = listing.names.iter().map(|listed| listed.name.as_str()).collect();
-        let new: Vec<Listed> = local.into_iter().filter(|l| !listed.contains(l.name.as_str())).collect();
-        listing.names.extend(new);
+        for listed in &listing.names {
+            local.remove(&listed.name);
+        }
+        for (name, inode) in local {
+            if !tree.is_local(&inode) {
+                continue;
+            }
+            let state = inode.state();
+            let meta = Meta {
+                kind: inode.kind,
+                size: state.content.size(),
+                mtime_ns: Some(state.mtime_ns),
+                etag: None,
+                marker: None,
+                details: None,
+            };
+            listing.names.push(Listed { name, meta, asked: None, told: None, unknown: false });
+        }
     }
 
     /// Asks for the attributes of the names from `index` on that fit into `room` bytes of a reply, as far as the listing did

@@ -10,7 +10,7 @@ use super::core::Core;
 use super::inode::Inode;
 use super::upload::hidden_name;
 use crate::fs::{Context, Entry, Errno, NodeId, Result};
-use crate::store::{Condition, Details, Kind, Meta, Store};
+use crate::store::{Condition, Details, Kind, Meta, Store, Version};
 
 /// What happens to the object at the name of an open file that goes.
 pub(super) enum Leaving {
@@ -18,6 +18,18 @@ pub(super) enum Leaving {
     Deleted,
     /// Another object takes the name: it is copied away if the file still needs it.
     Replaced,
+}
+
+/// What was done to keep the bytes of an open file whose name goes.
+pub(super) enum Kept {
+    /// Nothing, or they are in memory: the object is at its name.
+    InMemory,
+    /// The object was copied to a hidden name; at its own it has this version.
+    Copied(Version),
+    /// The object was renamed to a hidden name.
+    Moved,
+    /// Somebody else has replaced or deleted the object: its bytes cannot be had any more.
+    Lost,
 }
 
 impl<S: Store> Core<S> {
@@ -131,13 +143,15 @@ impl<S: Store> Core<S> {
             let state = inode.state();
             (state.content.base().is_some(), state.shadows)
         };
-        if shadows || (in_store && !self.keep_open(&inode, &path, Leaving::Deleted).await?) {
+        let kept = if in_store { self.keep_open(&inode, &path, Leaving::Deleted).await? } else { Kept::InMemory };
+        if shadows || (in_store && !matches!(kept, Kept::Moved)) {
             let deleted = self.delete_object(path, parent, name).await;
-            if deleted.is_err() {
-                inode.state().content.reunite();
+            if let Err(error) = deleted {
+                self.stays(&inode, kept);
+                return Err(error);
             }
-            deleted?;
         }
+        self.goes(&inode, &kept);
         let mut tree = self.tree();
         tree.mark_changed(parent);
         tree.detach(inode.id);
@@ -145,60 +159,91 @@ impl<S: Store> Core<S> {
     }
 
     /// Before the name `path` of `inode` goes: if it is open, keeps its bytes, in memory if they are few, else in a hidden object.
-    /// Those that somebody else replaced cannot be kept, and its handles say ESTALE. Returns whether the object is no longer at
-    /// `path`.
+    /// Those that somebody else replaced cannot be kept, and its handles say ESTALE. The caller holds the inode's upload lock;
+    /// once the name is gone it calls [`Core::goes`], and [`Core::stays`] if it does not go.
+    ///
+    /// # Errors
+    /// What the store says.
     pub(super) fn keep_open<'a>(
         &'a self,
         inode: &'a Arc<Inode>,
         path: &'a str,
         leaving: Leaving,
-    ) -> BoxFuture<'a, Result<bool>> {
+    ) -> BoxFuture<'a, Result<Kept>> {
         Box::pin(async move {
-            {
+            let few = {
                 let mut state = inode.state();
                 if state.open == 0 {
-                    return Ok(false);
+                    return Ok(Kept::InMemory);
                 }
-                if !state.content.needs_base() {
-                    state.content.forget_base();
-                    return Ok(false);
+                let few = !state.content.needs_base() || state.content.size() <= (self.blocks.len() / 8) as u64;
+                if few {
+                    state.content.begin_parting();
                 }
-            }
-            if inode.state().content.size() <= (self.blocks.len() / 8) as u64 && self.keep_in_memory(inode).await {
-                return Ok(false);
+                few
+            };
+            if few {
+                if self.keep_in_memory(inode).await {
+                    return Ok(Kept::InMemory);
+                }
+                inode.state().content.reunite();
             }
             if inode.state().moved && !self.base_stands(inode, path).await? {
-                inode.state().content.disown();
-                return Ok(false);
+                return Ok(Kept::Lost);
             }
             let hidden = hidden_name();
             let version = inode.state().object_version();
-            let (kept, moved) = match leaving {
+            let kept = match leaving {
                 Leaving::Deleted => {
-                    (self.remote.rename_file(path, hidden.as_str(), Condition::Any, version).await, true)
+                    self.remote.rename_file(path, hidden.as_str(), Condition::Any, version.clone()).await
                 }
-                Leaving::Replaced => (self.remote.copy(path, hidden.as_str(), version).await, false),
+                Leaving::Replaced => self.remote.copy(path, hidden.as_str(), version.clone()).await,
             };
             let meta = match kept {
                 Ok(meta) => meta,
-                // Somebody else has replaced or deleted it: to those who have it open it is stale.
-                Err(error) if is_conflict(&error) => {
-                    inode.state().content.disown();
-                    return Ok(false);
-                }
+                Err(error) if is_conflict(&error) => return Ok(Kept::Lost),
                 Err(error) => return Err(error.into()),
             };
             let mut state = inode.state();
+            let before = state.content.base().map(|base| base.version.clone());
             state.content.rebase(meta.version());
             state.hidden = Some(hidden);
-            Ok(moved)
+            Ok(match (leaving, before) {
+                (Leaving::Replaced, Some(before)) => Kept::Copied(before),
+                _ => Kept::Moved,
+            })
         })
+    }
+
+    /// The name of `inode`, whose bytes were `kept`, has gone.
+    pub(super) fn goes(&self, inode: &Inode, kept: &Kept) {
+        let mut state = inode.state();
+        match kept {
+            Kept::Lost => state.content.disown(),
+            Kept::InMemory | Kept::Copied(_) | Kept::Moved => state.content.part(),
+        }
+    }
+
+    /// The name of `inode`, whose bytes were `kept`, has not gone after all: they lie over the object there as before.
+    pub(super) fn stays(&self, inode: &Inode, kept: Kept) {
+        let mut state = inode.state();
+        state.content.reunite();
+        let Kept::Copied(version) = kept else { return };
+        state.content.rebase(version);
+        if let Some(hidden) = state.hidden.take() {
+            drop(state);
+            self.discard_hidden(hidden);
+        }
     }
 
     /// Reads what `inode` still needs of its object into memory that does not depend on it. False: there is no room, or the
     /// store did not give it.
     async fn keep_in_memory(&self, inode: &Arc<Inode>) -> bool {
-        let Some(base) = inode.state().content.base().cloned() else { return true };
+        let base = {
+            let state = inode.state();
+            state.content.base().filter(|_| state.content.needs_base()).cloned()
+        };
+        let Some(base) = base else { return true };
         let mut at = 0;
         while at < base.version.size {
             let Ok(clean) = self.block(inode, &base, at, at..base.version.size).await else { return false };
@@ -211,7 +256,6 @@ impl<S: Store> Core<S> {
             state.content.keep(clean.start, block, clean.len);
             at = clean.end();
         }
-        inode.state().content.forget_base();
         true
     }
 }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use super::core::Core;
 use super::inode::Inode;
 use super::lookup::gone;
-use super::remove::Leaving;
+use super::remove::{Kept, Leaving};
 use crate::fs::{Errno, NodeId, Result};
 use crate::store::{Condition, Kind, Meta, Store, StoreErrorKind};
 
@@ -102,22 +102,24 @@ impl<S: Store> Core<S> {
             }
             self.keep_dir(from.parent).await?;
             let mut over_object = false;
+            let mut kept = Kept::InMemory;
             if let Some(target) = target {
                 let target_shadows = target.state().shadows;
                 if target.state().content.base().is_some() {
-                    self.keep_open(target, &new, Leaving::Replaced).await?;
+                    kept = self.keep_open(target, &new, Leaving::Replaced).await?;
                     over_object = true;
                 }
                 over_object |= target_shadows;
             }
             let moved = self.move_file(source, (old, new), noreplace, (in_store, shadows, over_object)).await;
-            let moved = moved.and_then(|()| self.tree().rename(source.id, to.parent, to.name).map(drop));
-            if moved.is_err()
-                && let Some(target) = target
-            {
-                target.state().content.reunite();
+            if let Some(target) = target {
+                match moved {
+                    Ok(()) => self.goes(target, &kept),
+                    Err(_) => self.stays(target, kept),
+                }
             }
             moved?;
+            self.tree().rename(source.id, to.parent, to.name)?;
             if !source.state().content.is_dirty() {
                 // As for a directory.
                 let _ = self.save_attributes(source).await;
@@ -252,10 +254,24 @@ impl<S: Store> Core<S> {
                 }
             }
             self.keep_dir(from.parent).await?;
-            match self.remote.rename_dir(old, new).await {
+            match self.remote.rename_dir(old, new.clone()).await {
                 // Others emptied it, but it has files that the store does not have yet.
-                Err(error) if gone(&error) && self.tree().is_local(source) => {}
-                other => other?,
+                Err(error) if gone(&error) && self.tree().is_local(source) => {
+                    if target.is_some() {
+                        match self.remote.remove_dir(new).await {
+                            Err(error) if gone(&error) => {}
+                            other => other?,
+                        }
+                    }
+                }
+                Err(error) => {
+                    if gone(&error) {
+                        // Others removed it while its name was trusted; this ends that.
+                        self.revalidate(source).await?;
+                    }
+                    return Err(error.into());
+                }
+                Ok(()) => {}
             }
             let mut moved = Vec::new();
             {

@@ -186,6 +186,11 @@ impl MemStore {
 
     fn rename_dir(bucket: &mut Bucket, from: &str, to: &str) -> Answer<Reply> {
         let (old, new) = (format!("{from}/"), format!("{to}/"));
+        if bucket.meta(from).ok_or(StoreErrorKind::NotFound)?.kind != Kind::Dir
+            || bucket.meta(to).is_some_and(|meta| meta.kind != Kind::Dir)
+        {
+            return Err(StoreErrorKind::NotDir);
+        }
         if bucket.objects.keys().any(|k| k.starts_with(&new) && *k != new) {
             return Err(StoreErrorKind::NotEmpty);
         }

@@ -229,7 +229,7 @@ impl Tree {
     }
 
     /// Takes in what the store said of `name` below `parent` when asked at `asked`: updates the node that is there, or puts
-    /// one there. A node of another kind or type loses its name.
+    /// one there. A node of another kind or type loses its name, unless it is known from later than that.
     ///
     /// # Errors
     /// EBADF: `parent` is gone. ENOMEM: too many nodes.
@@ -240,7 +240,8 @@ impl Tree {
                 inode.state().observe(inode.kind, meta, asked, || fresh);
                 return Ok(inode);
             }
-            if self.is_local(&inode) {
+            let later = inode.state().known_since(asked) || self.placed_since(inode.id, asked);
+            if later || self.is_local(&inode) {
                 return Ok(inode);
             }
             self.detach(inode.id);
@@ -266,10 +267,23 @@ impl Tree {
         Ok(inode)
     }
 
-    /// Takes the name from a node; its number and its handles stay.
+    /// Takes the name from a node, and from all below it; their numbers and their handles stay.
     pub fn detach(&mut self, id: NodeId) {
+        for inode in self.below(id) {
+            self.detach_one(inode.id);
+        }
+        self.detach_one(id);
+    }
+
+    fn detach_one(&mut self, id: NodeId) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        node.inode.state().unlinked = true;
+        {
+            let mut state = node.inode.state();
+            state.unlinked = true;
+            if state.open == 0 {
+                state.let_go();
+            }
+        }
         if let Some((parent, name)) = node.place.take() {
             if let Some(above) = self.nodes.get_mut(&parent)
                 && above.children.get(&name) == Some(&id)

@@ -64,7 +64,7 @@ impl<S: Store> Core<S> {
             match step {
                 Step::Stored(n) => done += n,
                 Step::NeedBlock { len, block_len } => {
-                    let block = self.dirty_block(&file.inode, block_len).await?;
+                    let block = self.dirty_block(&file.inode, block_len.min(self.dirty_max())).await?;
                     let mut state = file.inode.state();
                     done += state.content.add(at, len, block, data)?;
                     state.touch();
@@ -74,8 +74,8 @@ impl<S: Store> Core<S> {
         Ok(())
     }
 
-    /// Memory for `len` bytes that are about to be dirty. When too much is dirty already, brings this file to the store first,
-    /// or another one.
+    /// Memory for `len` bytes, at most [`Core::dirty_max`], that are about to be dirty. When too much is dirty already, brings this
+    /// file to the store first, or another one.
     ///
     /// # Errors
     /// What the store says of this file's upload, or of another's that cannot be told from trouble with the store: there is no room to
@@ -140,7 +140,8 @@ impl<S: Store> Core<S> {
             let visible = end.min(file.inode.state().content.size());
             let mut from = at.offset;
             while from < visible {
-                let len = usize::try_from(visible - from).unwrap_or(usize::MAX).min(EXTENT_BLOCK_MAX);
+                let len =
+                    usize::try_from(visible - from).unwrap_or(usize::MAX).min(EXTENT_BLOCK_MAX).min(self.dirty_max());
                 let mut block = Some(self.dirty_block(&file.inode, len).await?);
                 let mut state = file.inode.state();
                 if !state.content.zero(from, from + len as u64, |_| block.take()) {

@@ -9,6 +9,7 @@ pub mod comm;
 pub mod isolated;
 pub mod limits;
 pub mod log;
+pub mod memory;
 pub mod sandbox;
 pub mod seccomp;
 pub mod secrets;

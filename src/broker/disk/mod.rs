@@ -56,14 +56,7 @@ impl Disk {
     /// # Errors
     /// mkdir(2)'s; PermissionDenied: it belongs to another user, or others may write to it.
     pub fn open(dir: &Path, max: u64) -> io::Result<Arc<Disk>> {
-        std::fs::DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
-        let found = std::fs::symlink_metadata(dir)?;
-        // SAFETY: always succeeds.
-        let me = unsafe { libc::geteuid() };
-        if !found.is_dir() || found.uid() != me || found.mode() & 0o022 != 0 {
-            let why = "it must be a directory that belongs to this user and that nobody else may write to";
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-        }
+        Disk::prepare(dir)?;
         let disk = Arc::new(Disk {
             dir: dir.to_owned(),
             max,
@@ -75,6 +68,22 @@ impl Disk {
         });
         disk.sweep();
         Ok(disk)
+    }
+
+    /// Makes the directory if it is not there, and sees whether it can be used.
+    ///
+    /// # Errors
+    /// As [`Disk::open`].
+    pub fn prepare(dir: &Path) -> io::Result<()> {
+        std::fs::DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
+        let found = std::fs::symlink_metadata(dir)?;
+        // SAFETY: always succeeds.
+        let me = unsafe { libc::geteuid() };
+        if !found.is_dir() || found.uid() != me || found.mode() & 0o022 != 0 {
+            let why = "it must be a directory that belongs to this user and that nobody else may write to";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        Ok(())
     }
 
     /// What was read from here and what was not here, in bytes.

@@ -52,6 +52,16 @@ pub(super) fn raised(mut event: &File) -> u64 {
     event.read_exact(&mut count).map_or(0, |()| u64::from_ne_bytes(count))
 }
 
+/// The used index.
+pub(super) fn used_index(memory: &Memory) -> u16 {
+    memory.read_obj::<u16>(GuestAddress(USED + 2)).unwrap()
+}
+
+/// EVENT_IDX: kick when the available index of a ring of `size` entries passes this.
+pub(super) fn avail_event(memory: &Memory, size: u16) -> u16 {
+    memory.read_obj::<u16>(GuestAddress(USED + 4 + u64::from(size) * 8)).unwrap()
+}
+
 impl Guest {
     pub(super) fn new(size: u16, event_idx: bool) -> Guest {
         let half = usize::try_from(SECOND_REGION).unwrap();
@@ -82,7 +92,7 @@ impl Guest {
     where
         F: Future<Output = u32> + Send + 'static,
     {
-        Worker::new(self.ring.clone(), None, make).unwrap()
+        Worker::new(self.ring.clone(), None, Duration::ZERO, make).unwrap()
     }
 
     pub(super) fn put(&self, addr: u64, data: &[u8]) {
@@ -163,7 +173,7 @@ impl Guest {
 
     /// EVENT_IDX: kick when the available index passes this.
     pub(super) fn avail_event(&self) -> u16 {
-        self.get_u16(USED + 4 + u64::from(self.size) * 8)
+        avail_event(&self.memory(), self.size)
     }
 
     pub(super) fn used_flags(&self) -> u16 {

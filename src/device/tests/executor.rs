@@ -297,7 +297,7 @@ fn a_pool_serves_requests_side_by_side() {
     let pool = super::super::new_pool(4).unwrap();
     let (inside, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counter, peak) = (inside.clone(), most.clone());
-    let worker = Worker::new(guest.ring.clone(), Some(pool), move |request: GuestSource, _reply| {
+    let worker = Worker::new(guest.ring.clone(), Some(pool), Duration::ZERO, move |request: GuestSource, _reply| {
         let (inside, most) = (counter.clone(), peak.clone());
         async move {
             most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -324,7 +324,8 @@ fn a_pool_serves_requests_side_by_side() {
 fn a_pool_that_is_full_takes_the_rest_later() {
     let mut guest = Guest::new(4096, true);
     let pool = super::super::new_pool(2).unwrap();
-    let worker = Worker::new(guest.ring.clone(), Some(pool), |_: GuestSource, _: GuestSink| async { 1 });
+    let worker =
+        Worker::new(guest.ring.clone(), Some(pool), Duration::ZERO, |_: GuestSource, _: GuestSink| async { 1 });
     let mut lane = worker.unwrap().spawn().unwrap();
     guest.chain(0, &[(super::driver::BUFFERS, 4, 0), (super::driver::BUFFERS + 64, 64, super::driver::WRITE)]);
     for _ in 0..4096 {

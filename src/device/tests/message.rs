@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::dirty_log::LogMemory;
 use super::super::message::{Chain, GuestSink, GuestSource, MESSAGE_LEN_MAX};
+use super::super::queue::WhenEmpty;
 use super::driver::{BUFFERS, Guest, SECOND_REGION, WRITE};
 use crate::fs::{Sink, Source};
 use crate::fuse::ReplyBuffer;
@@ -14,7 +15,7 @@ fn popped(guest: &mut Guest, descriptors: &[(u64, u32, u16)]) -> Arc<Chain> {
     guest.chain(0, descriptors);
     guest.offer(0);
     let mut out = Vec::new();
-    guest.ring.pop(1, &mut Vec::new(), &mut out);
+    guest.ring.pop(1, WhenEmpty::Ask, &mut Vec::new(), &mut out);
     let accepted = out.pop().unwrap();
     assert_eq!(accepted.fault, None);
     accepted.chain

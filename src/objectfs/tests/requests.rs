@@ -128,3 +128,31 @@ fn making_a_small_file_asks_for_its_name_once() {
     assert!(fs.count("stat") <= before + 1);
     assert_eq!((before, fs.count("compose")), (1, 1));
 }
+
+#[test]
+fn attributes_that_still_stand_are_not_asked_for_again() {
+    let capabilities = Capabilities { attributes: true, xattrs_max: 1024, ..capabilities() };
+    let fs = Fs::with_pages((32 << 20, PAGE), capabilities, |config| {
+        config.cache = CachePolicy::Auto;
+        config.posix = true;
+        config.xattr = true;
+    });
+    for number in 0..100 {
+        let attributes = crate::store::Attributes { mode: Some(libc::S_IFREG | 0o640), ..Default::default() };
+        fs.bucket().put_with(&format!("d/{number:03}"), b"content", attributes);
+    }
+    let mode = |number: usize| fs.lookup(&format!("d/{number:03}")).map(|entry| entry.attr.mode & 0o777);
+    assert!((0..100).all(|number| mode(number) == Ok(0o640)));
+    fs.fs.core.expire();
+    fs.forget_log();
+    assert!((0..100).all(|number| mode(number) == Ok(0o640)));
+    let asked = fs.count("stat") + fs.count("tell") + fs.count("list");
+    assert!(asked < 20, "{asked}");
+    // Another program gives one other attributes, and another one other bytes.
+    for (number, bytes) in [(7, &b"content"[..]), (8, b"other")] {
+        let attributes = crate::store::Attributes { mode: Some(libc::S_IFREG | 0o600), ..Default::default() };
+        fs.bucket().put_with(&format!("d/{number:03}"), bytes, attributes);
+    }
+    fs.fs.core.expire();
+    assert!((0..100).all(|number| mode(number) == Ok(if number == 7 || number == 8 { 0o600 } else { 0o640 })));
+}

@@ -1,12 +1,16 @@
 //! The worker, as its parent sees it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use libc::{c_int, pid_t};
 use log::error;
 
 use super::TARGET;
+use crate::process::memory::release_code;
+
+/// Milliseconds after which everything has started.
+const START: c_int = 1000;
 
 /// A forked worker.
 #[derive(Debug)]
@@ -30,9 +34,21 @@ impl Child {
         self.pidfd.as_fd()
     }
 
+    /// Waits for the child's end, at most `millis` milliseconds; whether it has come.
+    fn has_ended_within(&self, millis: c_int) -> bool {
+        let mut end = libc::pollfd { fd: self.pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, which lives through the call.
+        unsafe { libc::poll(&raw mut end, 1, millis) != 0 }
+    }
+
     /// Waits for the child's end and returns the exit code that says the same of the parent: the child's own, or minus
     /// the signal that killed it (which exit(3) makes 256 - N of), which is logged.
     pub fn wait(self) -> i32 {
+        release_code();
+        // Whoever has threads beside this one may still be starting; a moment later there is next to nothing to do.
+        if !self.has_ended_within(START) {
+            release_code();
+        }
         match wait(self.pid) {
             Ok(status) => mirror(status),
             Err(_) => {

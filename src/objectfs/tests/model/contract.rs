@@ -22,6 +22,7 @@
 //! and holds the file system to it, or, where that cannot be told from outside, asks less from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::system::{Answer, Bucket};
@@ -70,6 +71,8 @@ pub struct File {
     exclusive: bool,
     /// What is in the store at its name is this file's.
     pub stored: bool,
+    /// And the daemon was told so: until then the file is new to it.
+    acknowledged: bool,
     /// The contract has lost track of its bytes.
     pub wild: bool,
     pub handles: usize,
@@ -87,10 +90,16 @@ impl File {
             theirs: false,
             exclusive: false,
             stored,
+            acknowledged: stored,
             wild: false,
             handles: 0,
             writers: 0,
         }
+    }
+
+    /// Whether it is stored by whoever closes it.
+    pub fn is_new(&self) -> bool {
+        !self.acknowledged
     }
 
     /// Whether it may replace what another program put at its name.
@@ -98,7 +107,7 @@ impl File {
         !self.theirs || self.wild || (!self.exclusive && !self.owed.contains(&true))
     }
 
-    fn change(&mut self, bytes: Vec<u8>, own: std::ops::Range<usize>) {
+    fn change(&mut self, bytes: Vec<u8>, own: Range<usize>) {
         self.bytes = bytes;
         self.owed.resize(self.bytes.len(), false);
         if let Some(own) = self.owed.get_mut(own) {
@@ -144,8 +153,8 @@ pub struct Contract {
     pub real_dirs: bool,
     /// Keys that others changed within that while.
     changed: BTreeSet<String>,
-    /// A file whose change is under way, with its bytes before.
-    changing: Option<(usize, Vec<u8>)>,
+    /// A file whose change is under way, as it was before, and which bytes the change is about.
+    changing: Option<(usize, File, Range<usize>)>,
 }
 
 /// Whether `path` lies below `dir`.
@@ -167,6 +176,11 @@ impl Contract {
     fn local(&self, path: &str) -> Option<usize> {
         let holds = |file: &File| file.place.as_deref() == Some(path) && file.dirty == Dirty::Yes;
         self.files.iter().find(|(_, file)| holds(file)).map(|(id, _)| *id)
+    }
+
+    /// Whether a file of the guest holds `path` against what the store has there.
+    pub fn is_local(&self, path: &str) -> bool {
+        self.local(path).is_some()
     }
 
     fn may_be_local(file: &File) -> bool {
@@ -356,8 +370,12 @@ impl Contract {
         self.bucket.clone_from(after);
         for file in self.files.values_mut() {
             let there = file.place.as_ref().and_then(|place| self.bucket.get(place));
-            if file.dirty == Dirty::Yes && !file.foreign && there.is_some_and(|there| **there == file.bytes) {
-                file.dirty = Dirty::Maybe;
+            let same = there.is_some_and(|there| **there == file.bytes);
+            match file.dirty {
+                Dirty::Yes if same => file.dirty = Dirty::Maybe,
+                // The same bytes were there by chance.
+                Dirty::Maybe if !same && !file.stored && !file.foreign => file.dirty = Dirty::Yes,
+                _ => {}
             }
         }
     }
@@ -370,12 +388,12 @@ impl Contract {
         let found = self.files.iter_mut().find(|(id, file)| {
             let whole = there.is_some_and(|there| **there == file.bytes || file.wild);
             let halfway = || match (there, changing) {
-                (Some(there), Some((at, old))) if at == *id => between(there, old, &file.bytes),
+                (Some(there), Some((at, old, _))) if at == *id => between(there, &old.bytes, &file.bytes),
                 _ => false,
             };
             file.place.as_deref() == Some(key) && file.dirty != Dirty::No && (whole || halfway())
         });
-        let Some((_, file)) = found else {
+        let Some((id, file)) = found else {
             return Err(format!("{key:?} became {:?} bytes in the store, of no file", there.map(|b| b.len())));
         };
         if replaces && !file.may_replace() {
@@ -384,13 +402,24 @@ impl Contract {
         file.stored = true;
         file.theirs = false;
         if known {
+            file.acknowledged = true;
             file.exclusive = false;
             file.owed.fill(true);
+            if let Some((_, _, own)) =
+                changing.filter(|(at, ..)| at == id && there.is_none_or(|there| **there != file.bytes))
+            {
+                // Sent halfway: what the change wrote after that, the guest has written itself.
+                let len = there.map_or(0, |there| there.len());
+                file.owed.iter_mut().enumerate().for_each(|(at, owed)| *owed = at < len && !own.contains(&at));
+            }
         }
-        if there.is_some_and(|there| **there == file.bytes) {
+        if there.is_some_and(|there| **there == file.bytes || file.wild) {
             file.dirty = Dirty::Maybe;
-            // A directory of its name hides it.
+            // A directory of its name hides it, and the guest may be told of either while names are trusted.
             file.foreign = after.keys().any(|other| below(other, key));
+            if file.foreign && self.cached {
+                self.changed.insert(key.to_owned());
+            }
         }
         Ok(())
     }
@@ -413,6 +442,11 @@ impl Contract {
             self.uploaded(&key, after, false)?;
             self.foreign(&key, false);
         }
+        // An upload of the bytes that were there already changes nothing but the version, which others do not know either.
+        for file in self.files.values_mut().filter(|file| file.dirty != Dirty::No) {
+            let there = file.place.as_ref().and_then(|place| after.get(place));
+            file.foreign |= there.is_some_and(|there| **there == file.bytes || file.wild);
+        }
         self.accept(after);
         self.note_kinds(kinds);
         Ok(())
@@ -431,7 +465,6 @@ impl Contract {
         match (&outcome.result, wanted) {
             (Err(_), _) if outcome.failed => {
                 self.settle_loosely(&outcome.after, touched)?;
-                self.kept_for_nothing(touched);
                 Ok(Taken::Refused)
             }
             (Err(errno), _) if !certain && TRUSTED_TOO_LONG.contains(errno) => {
@@ -449,19 +482,6 @@ impl Contract {
                 Ok(Taken::Done)
             }
             (result, wanted) => Err(format!("answers {result:?}, wanted {wanted:?}")),
-        }
-    }
-
-    /// Taking a name from an open file begins with taking its bytes from the store into memory. When that was for nothing, the file has
-    /// them there, as if the guest had written them all, and may bring them back.
-    fn kept_for_nothing(&mut self, touched: &[&str]) {
-        let open = |file: &&mut File| file.handles > 0 && file.place.as_deref().is_some_and(|at| touched.contains(&at));
-        for file in self.files.values_mut().filter(open) {
-            file.foreign = true;
-            file.owed.fill(false);
-            if file.dirty == Dirty::No {
-                file.dirty = Dirty::Maybe;
-            }
         }
     }
 
@@ -505,12 +525,30 @@ impl Contract {
         Ok(self.add(file))
     }
 
+    /// Whether a file at `path` has no bytes.
+    pub fn is_empty_at(&self, id: usize, path: &str) -> bool {
+        self.files.get(&id).is_some_and(|file| file.place.as_deref() == Some(path) && file.bytes.is_empty())
+    }
+
     /// A new file, made by the guest.
     pub fn created(&mut self, path: &str, exclusive: bool) -> usize {
         self.lose_name(path);
         let mut file = File::new(Vec::new(), path, false);
         file.exclusive = exclusive;
         self.add(file)
+    }
+
+    /// A new file, made by the guest where it need not have seen what others made there.
+    pub fn created_unseen(&mut self, path: &str, exclusive: bool) -> usize {
+        let id = self.created(path, exclusive);
+        let hides = self.bucket.keys().any(|key| key == path || below(key, path));
+        if let Some(file) = self.files.get_mut(&id).filter(|_| hides) {
+            file.foreign = true;
+            file.theirs = true;
+            // Whoever looked at it and closed it may have been told, and that was its end.
+            file.dirty = Dirty::Maybe;
+        }
+        id
     }
 
     fn add(&mut self, file: File) -> usize {
@@ -538,8 +576,8 @@ impl Contract {
 
     /// Whether renaming the file at `from` moves an object, and which.
     pub fn object_of(&self, from: &str) -> Option<Rc<Vec<u8>>> {
-        let unstored = self.local(from).is_some_and(|id| !self.files[&id].stored);
-        if unstored { None } else { self.bucket.get(from).cloned() }
+        let unstored = |file: &File| file.place.as_deref() == Some(from) && file.dirty != Dirty::No && !file.stored;
+        if self.files.values().any(unstored) { None } else { self.bucket.get(from).cloned() }
     }
 
     /// Whether the file at `path` hides what another program put there.
@@ -563,11 +601,11 @@ impl Contract {
     }
 
     /// A change of a file, whose bytes in `own` are the guest's, is about to be judged: it may reach the store halfway.
-    pub fn change(&mut self, id: usize, bytes: Vec<u8>, own: std::ops::Range<usize>) {
+    pub fn change(&mut self, id: usize, bytes: Vec<u8>, own: Range<usize>) {
         let Some(file) = self.files.get_mut(&id) else { return };
-        let old = file.bytes.clone();
-        file.change(bytes, own);
-        self.changing = Some((id, old));
+        let old = file.clone();
+        file.change(bytes, own.clone());
+        self.changing = Some((id, old, own));
     }
 
     /// A change was judged.
@@ -577,13 +615,17 @@ impl Contract {
 
     /// A change that failed came so far; `None`: nobody can tell.
     pub fn came_so_far(&mut self, id: usize, seen: Option<Vec<u8>>) -> Verdict {
-        let old = self.changing.take().filter(|(at, _)| *at == id).map(|(_, old)| old);
+        let old = self.changing.take().filter(|(at, ..)| *at == id).map(|(_, old, _)| old);
         let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
         let Some(seen) = seen else {
             file.wild = true;
+            if old.is_some_and(|old| old.dirty != Dirty::Yes) {
+                // It may not even have begun.
+                file.dirty = Dirty::Maybe;
+            }
             return Ok(());
         };
-        let old = old.unwrap_or_else(|| file.bytes.clone());
+        let old = old.map_or_else(|| file.bytes.clone(), |old| old.bytes);
         if !file.wild && !between(&seen, &old, &file.bytes) {
             return Err("a change that failed left what is neither before nor after".into());
         }
@@ -619,8 +661,10 @@ impl Contract {
         let there = self.bucket.get(place).is_some_and(|there| **there == file.bytes || file.wild);
         match (there, file.dirty) {
             (true, _) => {
-                file.dirty = if file.foreign { Dirty::Maybe } else { Dirty::No };
+                // Of one that may be two, this one is.
+                file.dirty = if file.foreign || file.wild { Dirty::Maybe } else { Dirty::No };
                 file.stored = true;
+                file.acknowledged = true;
                 file.owed.fill(true);
                 file.exclusive = false;
                 Ok(())
@@ -645,6 +689,11 @@ impl Contract {
         self.files.values().any(|file| file.foreign && file.dirty != Dirty::No && file.place.is_some())
     }
 
+    /// Whether files in conflict may hold memory, those without a name as well.
+    pub fn memory_is_held(&self) -> bool {
+        self.files.values().any(|file| file.foreign && file.dirty != Dirty::No)
+    }
+
     /// A handle is closed.
     pub fn closed(&mut self, id: usize, writable: bool) {
         let Some(file) = self.files.get_mut(&id) else { return };
@@ -654,7 +703,8 @@ impl Contract {
             // The end of a conflict: what the guest wrote is gone, now or soon.
             file.dirty = Dirty::Maybe;
         }
-        if file.handles == 0 && (file.place.is_none() || file.dirty == Dirty::No) {
+        let all_stored = file.dirty == Dirty::No || (file.dirty == Dirty::Maybe && file.wild && !file.foreign);
+        if file.handles == 0 && (file.place.is_none() || all_stored) {
             self.files.remove(&id);
         }
     }

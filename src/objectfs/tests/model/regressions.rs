@@ -1,7 +1,7 @@
 //! Sequences that once went wrong, under the name of what was wrong.
 
-use super::step::{Access, PATHS, Step};
-use super::{AMPLE, run};
+use super::step::{Access, PATHS, STORE_OPERATIONS, Step, When};
+use super::{AMPLE, SCARCE, run};
 use crate::objectfs::CachePolicy;
 
 /// Index of a path.
@@ -91,4 +91,219 @@ fn a_directory_that_hides_an_open_file_of_its_name_stays_when_its_last_entry_goe
         rename("e/s", "b"),
     ];
     run(CachePolicy::Never, AMPLE, &steps).expect("as the contract says");
+}
+
+fn open_both_ways(path: &str) -> Step {
+    Step::Open { path: p(path), access: Access::ReadWrite, truncate: false, append: false }
+}
+
+fn delete(path: &str) -> Step {
+    Step::Delete { path: p(path) }
+}
+
+fn fail(operation: &str, when: When) -> Step {
+    let operation = STORE_OPERATIONS.iter().position(|known| *known == operation).expect("an operation of the store");
+    Step::Fail { operation, when, kind: 0 }
+}
+
+fn holds(cache: CachePolicy, pool: usize, steps: &[Step]) {
+    run(cache, pool, steps).expect("as the contract says");
+}
+
+#[test]
+fn a_rename_over_an_open_file_that_fails_leaves_it_in_conflict_with_another_programs_version() {
+    let steps = [
+        put("d/a", 1),
+        put("d/s", 2),
+        Step::Rmdir { path: p("d/a") },
+        rename("d/s", "e"),
+        delete("d/a"),
+        open("e"),
+        Step::Read { file: 0, offset: 0, len: 1 },
+        open_both_ways("e"),
+        put("e", 1),
+        write(1, 0, 1),
+        rename("d/a", "e"),
+        Step::Fsync { file: 1 },
+    ];
+    holds(CachePolicy::Always, AMPLE, &steps);
+}
+
+#[test]
+fn a_large_file_that_a_failed_rename_did_not_replace_is_read_and_written_as_before() {
+    let steps = [
+        put("d/s/b", 1),
+        Step::LookAtEverything,
+        create("a"),
+        write(0, 0, 11_260),
+        Step::Flush { file: 0 },
+        delete("d/s/b"),
+        rename("d/s/b", "a"),
+        Step::Read { file: 0, offset: 0, len: 20_000 },
+        write(0, 5, 1),
+        Step::Fsync { file: 0 },
+    ];
+    holds(CachePolicy::Always, SCARCE, &steps);
+}
+
+#[test]
+fn an_unlink_that_fails_does_not_drop_what_was_written_over_a_version_that_is_gone() {
+    let steps = [
+        put("e/a", 1),
+        create("e/a"),
+        Step::Truncate { file: 0, size: 57 },
+        delete("e/a"),
+        fail("delete", When::Before),
+        Step::Unlink { path: p("e/a") },
+        Step::Expire,
+        open("e/a"),
+    ];
+    holds(CachePolicy::Always, AMPLE, &steps);
+}
+
+#[test]
+fn a_file_given_up_after_a_conflict_gives_its_memory_back_before_it_is_forgotten() {
+    let steps = [
+        Step::PutMarker { path: p("e") },
+        create("e/a"),
+        Step::Write { file: 0, offset: 0, len: 1, sync: true },
+        put("e/a", 0),
+        write(0, 1_588, 1),
+        write(0, 1, 1),
+        write(0, 123, 5_562),
+        write(0, 3, 1),
+        Step::Close { file: 0 },
+        open_both_ways("e/a"),
+        write(0, 0, 8_193),
+    ];
+    holds(CachePolicy::Always, SCARCE, &steps);
+}
+
+#[test]
+fn a_write_of_more_than_memory_may_hold_of_it_goes_to_the_store_in_parts() {
+    let mut steps = vec![create("e/a"), create("a"), create("b")];
+    steps.extend([9_351, 7_131, 1_831, 9_218, 5_702].map(|len| Step::Write { file: 0, offset: 0, len, sync: false }));
+    let whole = [create("a"), write(0, 0, 11_000), write(0, 11_000, 11_000), write(0, 22_000, 10_960), create("b")];
+    holds(CachePolicy::Always, SCARCE, &[&whole[..], &[Step::CopyWhole { from: 0, to: 1 }]].concat());
+    holds(CachePolicy::Always, SCARCE, &steps);
+}
+
+#[test]
+fn a_directory_that_only_unfinished_files_keep_alive_is_listed() {
+    let steps = [
+        put("d/s/a", 1),
+        create("d/s/b"),
+        delete("d/s/a"),
+        put("d/b", 1),
+        create("d/a"),
+        Step::List { path: p("d"), plus: true },
+        Step::List { path: p("d"), plus: false },
+    ];
+    holds(CachePolicy::Never, AMPLE, &steps);
+}
+
+#[test]
+fn a_listing_from_before_does_not_take_a_directory_away_that_was_found_since() {
+    let steps = [
+        put("e/s", 1),
+        Step::OpenDir { path: p("e") },
+        Step::ReadDir { dir: 0, count: 4, back: 0, plus: true },
+        put("e/s/a", 1),
+        open_both_ways("e/s/a"),
+        Step::ReadDir { dir: 0, count: 1, back: 1, plus: true },
+        Step::Write { file: 0, offset: 0, len: 1, sync: true },
+    ];
+    holds(CachePolicy::Never, AMPLE, &steps);
+}
+
+#[test]
+fn a_directory_of_unfinished_files_is_not_renamed_over_one_that_is_not_empty() {
+    let steps = [
+        put("d/a", 1),
+        Step::PutMarker { path: p("e/s/a") },
+        create("d/s"),
+        delete("d/a"),
+        Step::Rename { from: p("d"), to: p("e"), noreplace: false },
+    ];
+    holds(CachePolicy::Never, AMPLE, &steps);
+}
+
+#[test]
+fn a_file_in_a_directory_that_others_removed_is_as_one_that_others_removed() {
+    let steps = [
+        put("e/s", 1),
+        open_both_ways("e/s"),
+        delete("e/s"),
+        open("e/s/a"),
+        write(0, 0, 1),
+        put("e/s", 1),
+        open_both_ways("e/s"),
+    ];
+    holds(CachePolicy::Never, SCARCE, &steps);
+}
+
+#[test]
+fn a_file_emptied_after_others_deleted_it_is_the_one_that_creating_opens() {
+    let steps = [
+        create("a"),
+        write(0, 0, 1_032),
+        Step::Flush { file: 0 },
+        delete("a"),
+        Step::Truncate { file: 0, size: 0 },
+        create("a"),
+        write(0, 0, 1),
+        Step::Fsync { file: 0 },
+    ];
+    holds(CachePolicy::Always, AMPLE, &steps);
+}
+
+#[test]
+fn a_file_whose_upload_was_not_acknowledged_says_so_when_it_is_closed() {
+    let exclusive =
+        Step::Create { path: p("d/s/b"), access: Access::ReadOnly, exclusive: true, truncate: false, append: false };
+    let steps = [put("d/s/a", 1), exclusive, fail("compose", When::After), Step::SyncFs, Step::Close { file: 0 }];
+    holds(CachePolicy::Always, SCARCE, &steps);
+}
+
+#[test]
+fn a_file_sent_halfway_through_a_write_owes_others_nothing_of_the_rest() {
+    let steps = [
+        put("d/a", 1),
+        create("d/b"),
+        Step::Create { path: p("b"), access: Access::WriteOnly, exclusive: false, truncate: false, append: false },
+        write(0, 1_695, 8_402),
+        create("d/s"),
+        write(2, 0, 5_232),
+        write(0, 0, 1),
+        write(1, 0, 5_441),
+        put("b", 1),
+        Step::Fsync { file: 1 },
+    ];
+    holds(CachePolicy::Always, SCARCE, &steps);
+}
+
+#[test]
+fn a_new_file_over_an_object_of_the_same_bytes_moves_without_it() {
+    let steps = [
+        Step::Mknod { path: p("b") },
+        put("d/a", 1),
+        create("d/s"),
+        rename("d/s", "b"),
+        Step::Unlink { path: p("d/a") },
+        rename("b", "d/a"),
+    ];
+    holds(CachePolicy::Never, AMPLE, &steps);
+}
+
+#[test]
+fn a_file_that_others_made_a_directory_of_is_told_as_either_while_names_are_trusted() {
+    let steps = [
+        put("e/a", 0),
+        Step::Create { path: p("d"), access: Access::WriteOnly, exclusive: false, truncate: false, append: false },
+        put("d/a", 0),
+        Step::Close { file: 0 },
+        rename("e/a", "d"),
+        Step::LookAtEverything,
+    ];
+    holds(CachePolicy::Always, AMPLE, &steps);
 }

@@ -321,6 +321,10 @@ impl<S: System> Runner<S> {
         let flags = flags(access, truncate && sure, append) | if exclusive { libc::O_EXCL } else { 0 };
         let result = self.twice(|this| {
             let (node, name) = this.place(path)?;
+            // As Linux does.
+            if let Ok(found) = this.system.lookup(node, name) {
+                this.learnt(found);
+            }
             let (found, handle) = this.system.create(node, name, flags)?;
             Ok((this.learnt(found).node, handle))
         });
@@ -372,6 +376,11 @@ impl<S: System> Runner<S> {
         let unsure = self.contract.files.values().any(|file| {
             file.place.as_deref() == Some(path) && file.foreign && file.dirty == super::contract::Dirty::Maybe
         });
+        // What others made there lately need not be seen yet.
+        let known = self.contract.is_local(path) || self.open.iter().any(|open| open.node == node);
+        let same = creates != Some(true) && self.contract.bucket.get(path).is_some_and(|there| there.is_empty());
+        let overlooked = creates.is_some() && taken == Taken::Loosely && !unsure && !known && !same;
+        let unsure = unsure || overlooked;
         let file = if unsure {
             let Some(seen) = self.peek(node) else {
                 // It is gone, or the next version is there already.
@@ -379,8 +388,13 @@ impl<S: System> Runner<S> {
                 return Ok(());
             };
             let absent = !self.contract.bucket.contains_key(path);
-            match creates.filter(|_| absent && seen.is_empty()) {
-                Some(exclusive) => self.contract.created(path, exclusive),
+            match creates.filter(|_| seen.is_empty() && (absent || overlooked)) {
+                Some(exclusive) if overlooked => self.contract.created_unseen(path, exclusive),
+                // A file that was emptied after another program deleted it needs nothing of that, and is there all along.
+                Some(exclusive) => match self.open.iter().find(|open| open.node == node).map(|open| open.file) {
+                    Some(known) if !exclusive && self.contract.is_empty_at(known, path) => known,
+                    _ => self.contract.created(path, exclusive),
+                },
                 None => self.contract.opened(path, Some(&seen))?,
             }
         } else if self.contract.kind(path) == Kind::Absent {

@@ -1,6 +1,6 @@
 //! The steps on open files, and truncation by name.
 
-use super::contract::{Dirty, Expected, Kind, Outcome, Taken, Verdict};
+use super::contract::{Dirty, Expected, File, Kind, Outcome, Taken, Verdict};
 use super::run::{Open, Runner};
 use super::step::{Allocate, Step};
 use super::system::System;
@@ -37,9 +37,10 @@ impl<S: System> Runner<S> {
         self.contract.files.get(&self.open[at].file).map(|file| file.bytes.clone()).unwrap_or_default()
     }
 
-    /// Whether a handle may answer ESTALE; and whether the contract still knows its bytes.
+    /// Whether a handle may answer ESTALE; and whether the contract still knows its bytes. Where it does not, handles of what it takes for
+    /// one file may be of two versions, and the older ones are stale.
     fn standing(&self, open: &Open) -> (bool, bool) {
-        self.contract.files.get(&open.file).map_or((true, false), |file| (file.foreign, !file.wild))
+        self.contract.files.get(&open.file).map_or((true, false), |file| (file.foreign || file.wild, !file.wild))
     }
 
     pub(super) fn read(&mut self, at: usize, offset: u64, len: usize) -> Verdict {
@@ -92,8 +93,7 @@ impl<S: System> Runner<S> {
                 self.half_done(open, new, own, outcome)
             }
             Err(_) if outcome.failed => self.half_done(open, new, own, outcome),
-            // Files in conflict hold the memory.
-            Err(libc::ENOSPC) if self.contract.in_conflict() => self.half_done(open, new, own, outcome),
+            Err(libc::ENOSPC) if self.contract.memory_is_held() => self.half_done(open, new, own, outcome),
             Err(errno) => Err(format!("answers {errno}")),
         }
     }
@@ -243,7 +243,7 @@ impl<S: System> Runner<S> {
         let result =
             if fsync { self.system.fsync(open.node, open.handle) } else { self.system.flush(open.node, open.handle) };
         let outcome = self.outcome(result);
-        let new = self.contract.files.get(&open.file).is_some_and(|file| !file.stored);
+        let new = self.contract.files.get(&open.file).is_some_and(File::is_new);
         self.judge_sync(open, &outcome, fsync || open.writable || new)
     }
 
@@ -263,7 +263,7 @@ impl<S: System> Runner<S> {
         self.system.release(open.node, open.handle).ok();
         let outcome = self.outcome(flushed);
         // A file that was just created is stored by whoever closes it.
-        let new = self.contract.files.get(&open.file).is_some_and(|file| !file.stored);
+        let new = self.contract.files.get(&open.file).is_some_and(File::is_new);
         let judged = self.judge_sync(open, &outcome, open.writable || new);
         self.contract.closed(open.file, open.writable);
         judged
