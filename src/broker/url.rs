@@ -403,7 +403,8 @@ impl Backend {
         };
         let name = |backend: &Backend| -> Vec<(&'static str, String)> {
             let named = backend.config.iter().filter(|(key, _)| names(key));
-            named.map(|(key, value)| (*key, value.trim_matches('/').to_owned())).collect()
+            let trimmed = named.map(|(key, value)| (*key, value.trim_matches('/').to_owned()));
+            trimmed.filter(|(_, value)| !value.is_empty()).collect()
         };
         let scheme = self.service.scheme;
         scheme == other.service.scheme && self.service.upload != Upload::Memory && name(self) == name(other)

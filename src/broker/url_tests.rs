@@ -146,3 +146,28 @@ fn stores_that_cannot_keep_attributes_say_why() {
         assert!(error.starts_with(&format!("{scheme}: POSIX attributes cannot be kept in this store: ")), "{error}");
     }
 }
+
+#[test]
+fn same_store_can_be_reached_in_other_ways() {
+    let one = "s3://b/p?region=r&endpoint=http://h:1&access_key_id=a&secret_access_key=s";
+    for (other, store, place) in [
+        (one, true, true),
+        ("s3://b/p?region=r&endpoint=http://h:1&access_key_id=x&secret_access_key=y", true, true),
+        ("s3://?bucket=b&root=p/&region=r&endpoint=http://h:1&access_key_id=a&secret_access_key=s", true, false),
+        ("s3://b/p?region=r&endpoint=http://h:2&access_key_id=a&secret_access_key=s", true, false),
+        ("s3://b/p?region=q&endpoint=http://h:1&access_key_id=a&secret_access_key=s", true, false),
+        ("s3://c/p?region=r&endpoint=http://h:1&access_key_id=a&secret_access_key=s", false, false),
+        ("s3://b/q?region=r&endpoint=http://h:1&access_key_id=a&secret_access_key=s", false, false),
+        ("s3://b?region=r&endpoint=http://h:1&access_key_id=a&secret_access_key=s", false, false),
+        ("gcs://b/p", false, false),
+    ] {
+        let (one, other) = (parse(one).unwrap(), parse(other).unwrap());
+        assert_eq!((one.is_same_store(&other), one.is_same_place(&other)), (store, place), "{other}");
+        assert_eq!(one.is_as(&other), one.config == other.config);
+    }
+    let parsed = |url| parse(url).unwrap();
+    assert!(parsed("webdav://a/p?username=u").is_same_store(&parsed("webdav://b/p?username=v")));
+    assert!(!parsed("azblob://c?endpoint=https://a").is_same_store(&parsed("azblob://d?endpoint=https://a")));
+    assert!(!parsed("fs:///a").is_same_store(&parsed("fs:///b")));
+    assert!(!parsed("memory://").is_same_store(&parsed("memory://")), "what it holds would be gone");
+}

@@ -169,6 +169,8 @@ fn start(options: Options, settings: Settings, mut vault: Vault, reload: Option<
                 .chain(stores.mounts.iter().map(|(path, share)| (path.as_str(), share)))
                 .map(|(path, share)| take(path, share))
                 .collect();
+            // What nobody asked for is nobody's to keep.
+            drop(vault);
             backend::run(*stores, urls, &setup, reload)
         }
     }

@@ -6,6 +6,7 @@ mod faults;
 mod local;
 mod memory;
 mod objects;
+mod reload;
 mod s3;
 mod unreachable;
 
