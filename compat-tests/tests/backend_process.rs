@@ -480,6 +480,25 @@ fn a_secret_from_a_file_of_settings_is_not_in_the_device_process_memory() {
     assert_no_secret_in_device_memory(&stage, launch);
 }
 
+#[test]
+fn secrets_of_mounts_are_not_in_the_device_process_memory() {
+    let stage = stage();
+    let s3 = S3::start(&stage);
+    let url = s3.url_with_secret();
+    // Some are served, in the root and below it; of those for one place, only the last is.
+    let (mount, superseded) = (format!("--backend=/a={url}"), format!("--backend=/a={url}&root=/old"));
+    assert_no_secret_in_device_memory(&stage, with_backend(&stage, &url, &[&superseded, &mount, "--backend", &url]));
+    let store = format!(
+        "type = \"s3\"\nbucket = \"bucket\"\nregion = \"r\"\nendpoint = \"http://127.0.0.1:{}\"\n\
+         access_key_id = \"ours\"\nsecret_access_key = \"{SECRET}\"\n",
+        s3.port
+    );
+    let mounts = ["/a", "/b/c"].map(|path| format!("[[mounts]]\npath = \"{path}\"\n{store}")).concat();
+    fs::write(stage.path("ovfs.toml"), format!("[storage_settings]\n{store}{mounts}")).expect("write the file");
+    let launch = stage.launch(["--config-file", "ovfs.toml", "--socket-path", "run/s"]);
+    assert_no_secret_in_device_memory(&stage, launch);
+}
+
 /// The mappings of a process that contain these bytes. Not the shared pool: it holds file data only.
 fn memory_holding(pid: u32, needle: &[u8]) -> Vec<String> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("read the mappings");
