@@ -1,15 +1,20 @@
-//! A TCP relay in front of a store's server that can be shut: connections then stay open and nothing passes.
+//! A TCP relay in front of a store's server that can be shut: connections then stay open and nothing passes. It can also
+//! make a server slow.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// The relay. It ends with the process.
 #[derive(Debug)]
 pub struct Gate {
     port: u16,
     open: Arc<(Mutex<bool>, Condvar)>,
+    /// Milliseconds that each piece of an answer is held back.
+    delay: Arc<AtomicU64>,
 }
 
 impl Gate {
@@ -22,20 +27,27 @@ impl Gate {
         let port = listener.local_addr().expect("an address").port();
         let open = Arc::new((Mutex::new(true), Condvar::new()));
         let state = Arc::clone(&open);
+        let delay = Arc::new(AtomicU64::new(0));
+        let (none, late) = (Arc::default(), Arc::clone(&delay));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)) {
-                    relay(&client, &server, &state);
-                    relay(&server, &client, &state);
+                    relay(&client, &server, &state, &none);
+                    relay(&server, &client, &state, &late);
                 }
             }
         });
-        Gate { port, open }
+        Gate { port, open, delay }
     }
 
     /// The port to connect to.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Holds each piece of an answer back for so long, from now on.
+    pub fn set_delay(&self, delay: Duration) {
+        self.delay.store(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Lets nothing pass any more.
@@ -50,15 +62,16 @@ impl Gate {
     }
 }
 
-fn relay(from: &TcpStream, to: &TcpStream, open: &Arc<(Mutex<bool>, Condvar)>) {
+fn relay(from: &TcpStream, to: &TcpStream, open: &Arc<(Mutex<bool>, Condvar)>, delay: &Arc<AtomicU64>) {
     let copies = (from.try_clone(), to.try_clone());
     let (Ok(mut from), Ok(mut to)) = copies else { return };
-    let open = Arc::clone(open);
+    let (open, delay) = (Arc::clone(open), Arc::clone(delay));
     thread::spawn(move || {
         let mut pass = || -> io::Result<()> {
             let mut buffer = [0; 64 << 10];
             loop {
                 let n = from.read(&mut buffer)?;
+                thread::sleep(Duration::from_millis(delay.load(Ordering::Relaxed)));
                 let guard = open.0.lock().expect("no panics here");
                 drop(open.1.wait_while(guard, |open| !*open).expect("no panics here"));
                 if n == 0 {

@@ -34,9 +34,11 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// For a daemon that was started as `line` says, which came of `given` and `settings`. `None`: there are no files.
+    /// For a daemon that was started as `line` says, which came of `given` and `settings`. `None`: there are no files that could
+    /// be read again. (What comes through a pipe cannot.)
     pub fn new(sources: Sources, given: Given, settings: &Settings, line: &Line) -> Option<Reload> {
-        if settings.files.is_empty() {
+        let lasts = |file: &PathBuf| fs::metadata(file).is_ok_and(|meta| meta.is_file());
+        if settings.files.is_empty() || !settings.files.iter().all(lasts) {
             return None;
         }
         let (started, secrets) = (texts(line, settings), secrets(settings));

@@ -4,8 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ovfs_compat_tests::daemon::patience;
-use ovfs_compat_tests::fuse::ROOT;
+use ovfs_compat_tests::fuse::{ROOT, op};
 use ovfs_compat_tests::gate::Gate;
+use ovfs_compat_tests::guest::Call;
 use ovfs_compat_tests::launch::{Exit, Scratch};
 use ovfs_compat_tests::stores::{Kind, TestStore, free_port};
 
@@ -49,6 +50,32 @@ fn killed_server_is_errnos_in_its_own_mount() {
     while errno(guest.read_file("a/f")) == libc::ETIMEDOUT && Instant::now() < end {
         thread::sleep(Duration::from_millis(100));
     }
+}
+
+#[test]
+fn slow_server_is_slow_in_its_own_mount_alone() {
+    let (fast, slow) = (TestStore::start(Kind::S3sFs), TestStore::start(Kind::S3sFs));
+    let gate = Gate::before(slow.port());
+    let late = Duration::from_secs(3);
+    fast.put("f", b"of the fast one");
+    let names: Vec<String> = (0..8).map(|n| format!("file-{n}")).collect();
+    names.iter().for_each(|name| slow.put(name, name.as_bytes()));
+    let mut share = share(&[s3("/fast", fast.port(), ""), s3("/slow", gate.port(), "")]);
+    let guest = &mut share.guest;
+    let known: Vec<u64> = names.iter().map(|name| guest.resolve(&format!("slow/{name}")).expect("look up")).collect();
+    gate.set_delay(late);
+    let begun = Instant::now();
+    let open = |nodeid| Call { opcode: op::OPEN, nodeid, args: vec![&[0; 8]], reply: Some(16), ..Call::default() };
+    let tickets: Vec<_> = known.iter().map(|&nodeid| guest.submit(&open(nodeid)).expect("submit")).collect();
+    assert_eq!(guest.read_file("fast/f").expect("read"), b"of the fast one");
+    guest.write_file("fast/new", b"at once").expect("write");
+    assert_eq!(fast.get("new").as_deref(), Some(&b"at once"[..]));
+    assert!(begun.elapsed() < late, "{:?}", begun.elapsed());
+    for ticket in tickets {
+        guest.wait(ticket).expect("late is not never");
+    }
+    assert!(begun.elapsed() >= late, "{:?}", begun.elapsed());
+    assert_eq!(guest.read_file("slow/file-3").expect("read"), b"file-3");
 }
 
 #[test]
