@@ -2,7 +2,7 @@
 //! listing carries attributes, so that `ls -l` asks for nothing else; attributes that the mount keeps and the store does not list are
 //! asked for name by name, those of a reply at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,13 +31,62 @@ const TOLD_AT_ONCE: usize = 32;
 /// Length of a READDIRPLUS entry in bytes, without its name.
 const ENTRY_LEN: usize = 152;
 
-/// What a directory handle has listed so far.
+/// Most names before the place that is read of which more is kept than the name.
+const BEHIND: usize = 1000;
+
+/// What a directory handle has listed so far: names alone far behind the place that is read, then all that was listed of them.
 #[derive(Debug, Default)]
 pub struct Listing {
-    names: Vec<Listed>,
+    packed: Packed,
+    names: VecDeque<Listed>,
     /// Cursor of the next page; `None` when there is none.
     cursor: Option<u64>,
     started: bool,
+}
+
+/// Names without anything else, end to end: a million of them take some tens of megabytes.
+#[derive(Debug, Default)]
+struct Packed {
+    text: String,
+    /// Where each ends, and whether it is a directory.
+    ends: Vec<(usize, bool)>,
+}
+
+impl Packed {
+    fn push(&mut self, listed: &Listed) {
+        self.text.push_str(&listed.name);
+        self.ends.push((self.text.len(), listed.meta.kind == Kind::Dir));
+    }
+
+    /// The name with that number, as one that nothing more is known of.
+    fn get(&self, index: usize) -> Option<Listed> {
+        let &(end, is_dir) = self.ends.get(index)?;
+        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |&(end, _)| end);
+        let kind = if is_dir { Kind::Dir } else { Kind::File };
+        let meta = Meta { kind, size: 0, mtime_ns: None, etag: None, marker: None, details: None };
+        let name = self.text.get(start..end)?.to_owned();
+        Some(Listed { name, meta, asked: None, told: None, unknown: false })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &str> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|&(end, _)| end));
+        starts.zip(&self.ends).filter_map(|(start, &(end, _))| self.text.get(start..end))
+    }
+}
+
+impl Listing {
+    fn len(&self) -> usize {
+        self.packed.ends.len() + self.names.len()
+    }
+
+    /// Keeps only the names of what lies far behind `index`.
+    fn pack_behind(&mut self, index: usize) {
+        while self.packed.ends.len() + BEHIND < index
+            && let Some(listed) = self.names.pop_front()
+        {
+            self.packed.push(&listed);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -112,18 +161,30 @@ impl<S: Store> Core<S> {
         let mut told = 0;
         loop {
             let index = usize::try_from(at - DOTS).map_err(|_| Errno::EINVAL)?;
-            if index >= listing.names.len() {
+            if index >= listing.len() {
                 if listing.started && listing.cursor.is_none() {
                     return Ok(());
                 }
+                listing.pack_behind(index);
                 self.next_page(&dir, &mut listing).await?;
                 continue;
             }
-            if plus && self.config.posix && index >= told {
-                told = self.tell(&dir, &mut listing.names, index, out.room()).await;
-            }
             at += 1;
-            if !self.pack(&dir, &listing.names[index], at, plus, out) {
+            let packed = listing.packed.ends.len();
+            let fits = match index.checked_sub(packed) {
+                None => {
+                    let Some(listed) = listing.packed.get(index) else { return Err(Errno::EIO) };
+                    self.pack(&dir, &listed, at, plus, out)
+                }
+                Some(index) => {
+                    let names = listing.names.make_contiguous();
+                    if plus && self.config.posix && packed + index >= told {
+                        told = packed + self.tell(&dir, names, index, out.room()).await;
+                    }
+                    self.pack(&dir, &names[index], at, plus, out)
+                }
+            };
+            if !fits {
                 return Ok(());
             }
         }
@@ -147,7 +208,7 @@ impl<S: Store> Core<S> {
             for entry in entries {
                 let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
                 if legal && !gone_since.contains(&entry.name) && !is_reserved(dir.inode.id, &entry.name) {
-                    listing.names.push(Listed {
+                    listing.names.push_back(Listed {
                         name: entry.name,
                         meta: entry.meta,
                         asked: Some(asked),
@@ -173,9 +234,8 @@ impl<S: Store> Core<S> {
         if local.is_empty() {
             return;
         }
-        for listed in &listing.names {
-            local.remove(&listed.name);
-        }
+        let listed = listing.packed.iter().chain(listing.names.iter().map(|listed| listed.name.as_str()));
+        listed.for_each(|name| drop(local.remove(name)));
         for (name, inode) in local {
             if !tree.is_local(&inode) {
                 continue;
@@ -189,7 +249,7 @@ impl<S: Store> Core<S> {
                 marker: None,
                 details: None,
             };
-            listing.names.push(Listed { name, meta, asked: None, told: None, unknown: false });
+            listing.names.push_back(Listed { name, meta, asked: None, told: None, unknown: false });
         }
     }
 

@@ -1,6 +1,7 @@
 //! Renaming. Files and directories that are open follow their new name; what is dirty is uploaded there.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 
@@ -277,12 +278,15 @@ impl<S: Store> Core<S> {
             {
                 let mut tree = self.tree();
                 tree.rename(source.id, to.parent, to.name)?;
+                let now = Instant::now();
                 for inode in tree.below(source.id) {
                     let mut state = inode.state();
                     let held = state.open > 0 || state.content.is_dirty();
                     // What nobody holds is known anew when it is opened.
                     state.moved = inode.kind == Kind::File && state.content.base().is_some() && held;
                     state.asked = None;
+                    // What was listed before told of the versions before.
+                    state.committed = Some(now);
                     state.own_mtime = true;
                     if state.moved {
                         drop(state);

@@ -307,3 +307,18 @@ fn a_file_that_others_made_a_directory_of_is_told_as_either_while_names_are_trus
     ];
     holds(CachePolicy::Always, AMPLE, &steps);
 }
+
+#[test]
+fn a_listing_from_before_its_directory_moved_makes_no_open_file_stale() {
+    let steps = [
+        put("e/a", 0),
+        Step::Mkdir { path: p("d") },
+        Step::Open { path: p("e/a"), access: Access::WriteOnly, truncate: false, append: false },
+        Step::OpenDir { path: p("e") },
+        Step::ReadDir { dir: 0, count: 3, back: 0, plus: false },
+        rename("e", "d/a"),
+        Step::ReadDir { dir: 0, count: 2, back: 1, plus: true },
+        write(0, 0, 1),
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
