@@ -35,8 +35,9 @@ SHARE_JOBS = {
 }
 # And where the quick run leaves some to the full one: moto answers 150 requests a second, and what holds on fs-posix holds on fs.
 QUICK_JOBS = {
-    "fs": ("calls", "editors", "stress", "fsx", "pytests", "pjdfstest"),
-    "s3": ("calls", "editors", "stress", "fsx", "pjdfstest"),
+    "passthrough": ("calls", "locks", "editors", "archive", "git", "stress", "fsx", "pytests", "pjdfstest"),
+    "fs": ("calls", "stress", "fsx", "pytests", "pjdfstest"),
+    "s3": ("calls", "fsx", "pjdfstest"),
     "s3-posix": ("calls", "archive", "pjdfstest"),
 }
 DEFAULT_SHARES = "passthrough,fs,fs-posix,s3s,s3,s3-posix"
