@@ -193,9 +193,12 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Whether `inode` came to its name, or its object into the store, after the store was asked: then it could not know.
+    /// Whether `inode` came to its name, or its object (of a directory, one below) into the store, after the store was asked: then it
+    /// could not know.
     fn made_since(&self, tree: &Tree, inode: &Inode, asked: Instant) -> bool {
-        tree.placed_since(inode.id, asked) || inode.state().committed.is_some_and(|at| at >= asked)
+        let committed = |inode: &Inode| inode.state().committed.is_some_and(|at| at >= asked);
+        let below = || inode.kind == Kind::Dir && tree.below(inode.id).iter().any(|inode| committed(inode));
+        tree.placed_since(inode.id, asked) || committed(inode) || below()
     }
 
     /// FUSE_GETATTR.

@@ -322,3 +322,18 @@ fn a_listing_from_before_its_directory_moved_makes_no_open_file_stale() {
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn a_listing_from_before_an_upload_takes_away_no_directory_above_it() {
+    let steps = [
+        put("e/s/a", 0),
+        Step::Expire,
+        Step::Create { path: p("e/a"), access: Access::WriteOnly, exclusive: false, truncate: false, append: false },
+        Step::Delete { path: p("e/s/a") },
+        Step::Expire,
+        Step::LookAtEverything,
+        write(0, 0, 1),
+        create("a"),
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
