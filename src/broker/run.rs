@@ -276,6 +276,8 @@ async fn answer(slot: Option<Arc<Slot>>, op: Op) -> Result<Reply, StoreError> {
     let Some(slot) = slot else {
         return Err(error(StoreErrorKind::Protocol, "there is no such mount"));
     };
+    // Other stores than the root's are asked until they answer; who asks says so, once.
+    let again = matches!(op, Op::Probe) && !slot.is_root();
     let result = AssertUnwindSafe(slot.mount().serve(op)).catch_unwind().await;
     let result = result.unwrap_or_else(|_| Err(error(StoreErrorKind::Io, "the operation failed inside the broker")));
     if let Err(e) = &result {
@@ -290,6 +292,7 @@ async fn answer(slot: Option<Arc<Slot>>, op: Op) -> Result<Reply, StoreError> {
             | StoreErrorKind::AttributesTooLarge
             | StoreErrorKind::ReadOnly
             | StoreErrorKind::Stale => log::Level::Debug,
+            _ if again => log::Level::Debug,
             _ => log::Level::Warn,
         };
         match slot.is_root() {

@@ -72,17 +72,30 @@ fn change_that_the_store_does_not_bear_is_refused() {
 }
 
 /// A file that a test writes.
-struct Scripted(Arc<Mutex<(u64, Result<u64, String>, usize)>>);
+struct Script {
+    looks: u64,
+    /// Seconds of the timeout.
+    says: Result<u64, String>,
+    reads: usize,
+}
+
+impl Script {
+    fn new(looks: u64, says: Result<u64, String>) -> Script {
+        Script { looks, says, reads: 0 }
+    }
+}
+
+struct Scripted(Arc<Mutex<Script>>);
 
 impl Configuration for Scripted {
     fn look(&mut self) -> u64 {
-        self.0.lock().unwrap().0
+        self.0.lock().unwrap().looks
     }
 
     fn read(&mut self) -> Result<Vec<Wanted>, String> {
         let mut script = self.0.lock().unwrap();
-        script.2 += 1;
-        let request_timeout = Duration::from_secs(script.1.clone()?);
+        script.reads += 1;
+        let request_timeout = Duration::from_secs(script.says.clone()?);
         Ok(vec![Wanted { id: 0, backend: None, request_timeout }])
     }
 }
@@ -91,7 +104,7 @@ impl Configuration for Scripted {
 fn file_is_read_when_it_looks_other_and_has_settled_and_when_asked() {
     let dir = tempfile::tempdir().unwrap();
     let mounts = Arc::new(mounts(&[&url(&dir)]));
-    let script = Arc::new(Mutex::new((1, Ok(30), 0)));
+    let script = Arc::new(Mutex::new(Script::new(1, Ok(30))));
     let runtime = runtime();
     let (ask, asked) = watch::channel(());
     let (to_device, mut frames) = mpsc::channel(64);
@@ -104,14 +117,14 @@ fn file_is_read_when_it_looks_other_and_has_settled_and_when_asked() {
             std::thread::sleep(Duration::from_millis(20));
         }
     };
-    wait("read at the start", &|| script.lock().unwrap().2 == 1);
-    *script.lock().unwrap() = (2, Ok(9), 0);
+    wait("read at the start", &|| script.lock().unwrap().reads == 1);
+    *script.lock().unwrap() = Script::new(2, Ok(9));
     wait("changed", &|| mounts.request_timeout() == Duration::from_secs(9));
-    assert_eq!(script.lock().unwrap().2, 1, "once");
-    *script.lock().unwrap() = (3, Err("as told".into()), 0);
-    wait("read", &|| script.lock().unwrap().2 == 1);
+    assert_eq!(script.lock().unwrap().reads, 1, "once");
+    *script.lock().unwrap() = Script::new(3, Err("as told".into()));
+    wait("read", &|| script.lock().unwrap().reads == 1);
     assert_eq!(mounts.request_timeout(), Duration::from_secs(9));
-    script.lock().unwrap().1 = Ok(11);
+    script.lock().unwrap().says = Ok(11);
     ask.send(()).unwrap();
     wait("asked", &|| mounts.request_timeout() == Duration::from_secs(11));
     let mut told = Vec::new();
