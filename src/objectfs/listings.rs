@@ -214,11 +214,14 @@ impl<S: Store> Core<S> {
         }
         let is_fresh = |asked: Instant| self.is_fresh(Some(asked)) && asked.elapsed() < TRUST_MAX;
         let answer = || self.listings.answer(parent, name, is_fresh);
+        let burst = self.listings.question(parent);
         match answer() {
             Listed::Unknown => {}
+            // Somebody may be waiting for one name to appear.
+            Listed::Absent(_) if burst.is_none() => {}
             known => return known,
         }
-        let Some(lock) = self.listings.question(parent) else { return Listed::Unknown };
+        let Some(lock) = burst else { return Listed::Unknown };
         let _one_at_a_time = lock.lock().await;
         match answer() {
             Listed::Unknown => {}

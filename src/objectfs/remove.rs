@@ -62,8 +62,12 @@ impl<S: Store> Core<S> {
         self.listings.outdate(parent, name);
         tree.remember(inode.id);
         drop(tree);
-        if !born {
-            inode.state().touch();
+        {
+            let mut state = inode.state();
+            state.committed = Some(Instant::now());
+            if !born {
+                state.touch();
+            }
         }
         Ok(self.entry(&inode))
     }
@@ -116,6 +120,8 @@ impl<S: Store> Core<S> {
             self.remote.create_dir(path, sent.attributes.clone()).await?;
             let mut state = inode.state();
             state.marker = Some(true);
+            // It stands, and so do those above it, whatever was said before.
+            state.committed = Some(Instant::now());
             state.posix.arrived(&sent);
             Ok(())
         })

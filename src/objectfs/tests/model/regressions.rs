@@ -337,3 +337,18 @@ fn a_listing_from_before_an_upload_takes_away_no_directory_above_it() {
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn a_directory_that_got_its_marker_outlives_what_was_asked_before_it() {
+    let steps = [
+        put("d/s/b", 0),
+        Step::Open { path: p("d/s/b"), access: Access::WriteOnly, truncate: false, append: false },
+        write(0, 0, 1),
+        Step::LookAtEverything,
+        Step::Delete { path: p("d/s/b") },
+        Step::Expire,
+        Step::Unlink { path: p("d/s/b") },
+        Step::Mkdir { path: p("d/a") },
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
