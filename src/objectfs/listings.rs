@@ -31,8 +31,9 @@ const BURST_PAUSE: Duration = Duration::from_secs(1);
 /// For how long a directory that did not fit into one page of a listing is not listed again for this purpose.
 const LARGE_FOR: Duration = Duration::from_secs(60);
 
-/// Most directories that are remembered. One takes up to a page of a listing.
-const DIRS_MAX: usize = 32;
+/// Most directories that are remembered, and most of them with a listing, which takes up to a page.
+const DIRS_MAX: usize = 1024;
+const LISTED_MAX: usize = 32;
 
 /// Most absent names that a directory remembers beside its listing, and most outdated ones.
 const NAMES_MAX: usize = 1024;
@@ -48,6 +49,8 @@ struct Dir {
     /// When the listing was asked for, if there is one, and what it said.
     asked: Option<Instant>,
     names: HashMap<String, Meta>,
+    /// Since when changes are noted.
+    since: Instant,
     /// Names that the guest changed since, and when.
     outdated: HashMap<String, Instant>,
     /// Names that the store said were not there, and when it answered.
@@ -66,6 +69,7 @@ impl Dir {
         Dir {
             asked: None,
             names: HashMap::new(),
+            since: now,
             outdated: HashMap::new(),
             absent: HashMap::new(),
             questions: 0,
@@ -134,7 +138,21 @@ impl Listings {
             dir.asked = Some(asked);
             dir.names = names;
             dir.outdated.retain(|_, at| *at >= asked);
+            dir.since = dir.since.max(asked);
             dir.outdated.extend(deleted.into_iter().map(|name| (name, asked)));
+            Self::shrink(&mut dirs);
+        }
+    }
+
+    /// Lets the oldest listing go if there are many.
+    fn shrink(dirs: &mut HashMap<NodeId, Dir>) {
+        let listed = dirs.values_mut().filter(|dir| dir.asked.is_some());
+        let mut listed: Vec<&mut Dir> = listed.collect();
+        if listed.len() > LISTED_MAX
+            && let Some(oldest) = listed.iter_mut().min_by_key(|dir| dir.asked)
+        {
+            oldest.asked = None;
+            oldest.names = HashMap::new();
         }
     }
 
@@ -177,10 +195,18 @@ impl Listings {
             record.outdated.insert(name.to_owned(), Instant::now());
             if record.outdated.len() > NAMES_MAX {
                 record.asked = None;
+                record.since = Instant::now();
                 record.names.clear();
                 record.outdated.clear();
             }
         }
+    }
+
+    /// Whether what a listing of `dir` said of `name`, asked for at `asked`, is newer than all that the guest changed.
+    pub fn vouches(&self, dir: NodeId, name: &str, asked: Instant) -> bool {
+        self.dirs().get(&dir).is_some_and(|record| {
+            record.since <= asked && record.outdated.get(name).is_none_or(|changed| *changed < asked)
+        })
     }
 
     /// What was said of anything is out of date.

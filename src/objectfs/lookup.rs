@@ -9,7 +9,6 @@ use super::attributes::PERMISSIONS;
 use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
 use super::listings::Listed;
-use super::tree::Tree;
 use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
 use crate::store::{Kind, Meta, Store, StoreError, StoreErrorKind};
 
@@ -95,7 +94,7 @@ impl<S: Store> Core<S> {
                         if tree.is_local(&inode) {
                             return Ok(inode);
                         }
-                        if self.made_since(&tree, &inode, asked) {
+                        if tree.made_since(&inode, asked) {
                             continue;
                         }
                         tree.detach(inode.id);
@@ -170,7 +169,7 @@ impl<S: Store> Core<S> {
                     Err(Errno::ENOENT)
                 }
                 Err(error) if gone(&error) => {
-                    if tree.is_local(inode) || self.made_since(&tree, inode, asked) {
+                    if tree.is_local(inode) || tree.made_since(inode, asked) {
                         return Ok(());
                     }
                     tree.detach(inode.id);
@@ -191,14 +190,6 @@ impl<S: Store> Core<S> {
             Err(error) if gone(&error) => Ok(false),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Whether `inode` came to its name, or its object (of a directory, one below) into the store, after the store was asked: then it
-    /// could not know.
-    fn made_since(&self, tree: &Tree, inode: &Inode, asked: Instant) -> bool {
-        let committed = |inode: &Inode| inode.state().committed.is_some_and(|at| at >= asked);
-        let below = || inode.kind == Kind::Dir && tree.below(inode.id).iter().any(|inode| committed(inode));
-        tree.placed_since(inode.id, asked) || committed(inode) || below()
     }
 
     /// FUSE_GETATTR.

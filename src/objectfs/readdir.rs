@@ -331,7 +331,10 @@ impl<S: Store> Core<S> {
                 (Some(_), known) if self.config.posix && listed.meta.details.is_none() => {
                     known.filter(|_| !listed.unknown)
                 }
-                // Removed through us since the listing was asked for: the name alone is told, not what it was.
+                // Changed or removed through us since the listing was asked for: the name alone is told, not what it was.
+                (Some(asked), None) if !self.listings.vouches(parent, &listed.name, listed.told.unwrap_or(asked)) => {
+                    None
+                }
                 (Some(asked), None) if tree.removed_since(parent, &listed.name, asked) => None,
                 (Some(asked), _) => tree.adopt(parent, &listed.name, &listed.meta, listed.told.unwrap_or(asked)).ok(),
             };

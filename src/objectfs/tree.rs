@@ -184,6 +184,14 @@ impl Tree {
         self.nodes.get(&id).is_some_and(|node| node.placed >= asked)
     }
 
+    /// Whether `inode` came to its name, or its object (of a directory, one below) into the store, after the store was asked: then it
+    /// could not know.
+    pub fn made_since(&self, inode: &Inode, asked: Instant) -> bool {
+        let committed = |inode: &Inode| inode.state().committed.is_some_and(|at| at >= asked);
+        let below = || inode.kind == Kind::Dir && self.below(inode.id).iter().any(|inode| committed(inode));
+        self.placed_since(inode.id, asked) || committed(inode) || below()
+    }
+
     /// Notes that `name` below `parent` is no more.
     pub fn mark_removed(&mut self, parent: NodeId, name: String) {
         if let Some(node) = self.nodes.get_mut(&parent) {
@@ -240,7 +248,7 @@ impl Tree {
                 inode.state().observe(inode.kind, meta, asked, || fresh);
                 return Ok(inode);
             }
-            let later = inode.state().known_since(asked) || self.placed_since(inode.id, asked);
+            let later = inode.state().known_since(asked) || self.made_since(&inode, asked);
             if later || self.is_local(&inode) {
                 return Ok(inode);
             }

@@ -352,3 +352,20 @@ fn a_directory_that_got_its_marker_outlives_what_was_asked_before_it() {
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn a_listing_from_before_an_upload_does_not_bring_back_the_old_length() {
+    let steps = [
+        Step::Mkdir { path: p("d") },
+        Step::OpenDir { path: p("d") },
+        Step::Create { path: p("d/a"), access: Access::WriteOnly, exclusive: false, truncate: false, append: false },
+        Step::SyncFs,
+        write(0, 0, 1),
+        Step::ReadDir { dir: 0, count: 3, back: 0, plus: false },
+        Step::Close { file: 0 },
+        Step::Forget,
+        Step::ReadDir { dir: 0, count: 2, back: 1, plus: true },
+        Step::LookAtEverything,
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
