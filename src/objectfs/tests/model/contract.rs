@@ -619,6 +619,10 @@ impl Contract {
         let Some(file) = self.files.get_mut(&id) else { return Ok(()) };
         let Some(seen) = seen else {
             file.wild = true;
+            if file.stored && file.dirty == Dirty::Yes {
+                // It may not have come to anything.
+                file.dirty = Dirty::Maybe;
+            }
             if old.is_some_and(|old| old.dirty != Dirty::Yes) {
                 // It may not even have begun.
                 file.dirty = Dirty::Maybe;
