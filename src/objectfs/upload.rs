@@ -16,6 +16,7 @@ use futures::stream::FuturesUnordered;
 use super::conflict::is_conflict;
 use super::core::Core;
 use super::inode::Inode;
+use super::lookup::gone;
 use super::tree::HIDDEN_PREFIX;
 use crate::cache::{Clean, Extent};
 use crate::fs::{Errno, Result};
@@ -178,7 +179,10 @@ impl<S: Store> Core<S> {
     pub(super) fn rebase_moved<'a>(&'a self, inode: &'a Arc<Inode>) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let path = self.tree().path(inode.id)?;
-            let meta = self.remote.stat(path).await?;
+            let meta = match self.remote.stat(path).await {
+                Err(error) if gone(&error) => return Err(Errno::ESTALE),
+                other => other?,
+            };
             let mut state = inode.state();
             let expected = state.content.base().map(|base| base.version.size);
             if meta.kind != Kind::File || expected != Some(meta.size) {
