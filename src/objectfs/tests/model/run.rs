@@ -388,8 +388,9 @@ impl<S: System> Runner<S> {
                 return Ok(());
             };
             let absent = !self.contract.bucket.contains_key(path);
-            match creates.filter(|_| seen.is_empty() && (absent || overlooked)) {
-                Some(exclusive) if overlooked => self.contract.created_unseen(path, exclusive),
+            // With O_EXCL it is new, or it would have been refused.
+            match creates.filter(|exclusive| seen.is_empty() && (absent || overlooked || *exclusive)) {
+                Some(exclusive) if overlooked || !absent => self.contract.created_unseen(path, exclusive),
                 // A file that was emptied after another program deleted it needs nothing of that, and is there all along.
                 Some(exclusive) => match self.open.iter().find(|open| open.node == node).map(|open| open.file) {
                     Some(known) if !exclusive && self.contract.is_empty_at(known, path) => known,
