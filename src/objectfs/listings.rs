@@ -1,6 +1,7 @@
 //! Directories known by a listing. A listing tells of a whole directory for the price of one request, so while it is fresh the
-//! names in it, and those that are not, need no question of their own; and where the guest asks for many names of a directory one by one,
-//! a listing is asked for instead.
+//! names in it need no question of their own; and where the guest asks for many names of a directory one by one, a listing
+//! is asked for instead. A name that is not in it is asked for all the same: somebody may have just made it, and whoever opens
+//! it must see that.
 //!
 //! Only a hint: what the guest itself did since to a name outdates what a listing said of it ([`Listings::outdate`], and the
 //! tree's own memory of what was placed and removed when).
@@ -85,8 +86,6 @@ impl Dir {
 pub enum Listed {
     /// This, as of that moment.
     Is(Meta, Instant),
-    /// It is not there.
-    Absent(Instant),
     /// Nothing.
     Unknown,
 }
@@ -101,9 +100,14 @@ impl Listings {
         let dirs = self.dirs();
         let Some(dir) = dirs.get(&dir) else { return Listed::Unknown };
         match dir.asked.filter(|&asked| is_fresh(asked) && !dir.outdated.contains_key(name)) {
-            Some(asked) => dir.names.get(name).map_or(Listed::Absent(asked), |meta| Listed::Is(meta.clone(), asked)),
+            Some(asked) => dir.names.get(name).map_or(Listed::Unknown, |meta| Listed::Is(meta.clone(), asked)),
             None => Listed::Unknown,
         }
+    }
+
+    /// Whether there is a listing of `dir` that `is_fresh`.
+    fn is_listed(&self, dir: NodeId, is_fresh: impl Fn(Instant) -> bool) -> bool {
+        self.dirs().get(&dir).and_then(|dir| dir.asked).is_some_and(is_fresh)
     }
 
     /// The record of `dir`, in place of the one that was used least lately if there are many.
@@ -240,18 +244,14 @@ impl<S: Store> Core<S> {
         }
         let is_fresh = |asked: Instant| self.is_fresh(Some(asked)) && asked.elapsed() < TRUST_MAX;
         let answer = || self.listings.answer(parent, name, is_fresh);
-        let burst = self.listings.question(parent);
         match answer() {
             Listed::Unknown => {}
-            // Somebody may be waiting for one name to appear.
-            Listed::Absent(_) if burst.is_none() => {}
             known => return known,
         }
-        let Some(lock) = burst else { return Listed::Unknown };
+        let Some(lock) = self.listings.question(parent) else { return Listed::Unknown };
         let _one_at_a_time = lock.lock().await;
-        match answer() {
-            Listed::Unknown => {}
-            known => return known,
+        if self.listings.is_listed(parent, is_fresh) {
+            return answer();
         }
         let asked = self.begin_listing(parent);
         let Ok((entries, cursor)) = self.remote.list(path.to_owned(), 0).await else { return Listed::Unknown };

@@ -64,7 +64,6 @@ impl<S: Store> Core<S> {
                 let by_name = matches!(listed, Listed::Unknown);
                 let (asked, answer) = match listed {
                     Listed::Is(meta, asked) => self.attributes_of(parent, name, &path, meta, asked).await,
-                    Listed::Absent(asked) => (asked, Err(nothing())),
                     Listed::Unknown => (Instant::now(), self.stat(path.clone()).await),
                 };
                 let mut tree = self.tree();
@@ -271,11 +270,6 @@ impl<S: Store> Core<S> {
         }
         Ok(state.writers == 0)
     }
-}
-
-/// What a listing says of a name that is not in it.
-fn nothing() -> StoreError {
-    StoreError { kind: StoreErrorKind::NotFound, text: "the directory was listed without it".into() }
 }
 
 /// Whether the store says that there is nothing of that name.
