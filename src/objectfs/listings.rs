@@ -16,8 +16,7 @@ use crate::fs::NodeId;
 use crate::store::path::check_name;
 use crate::store::{ListEntry, Meta, Store};
 
-/// Within this time after the store's answer to a lookup an open or a create belongs to the same open(2), which begins with the
-/// lookup.
+/// Within this time after the store's answer to a lookup an open belongs to the same open(2), which begins with the lookup.
 pub const JUST_NOW: Duration = Duration::from_millis(2);
 
 /// How long a listing may speak for a directory, whatever the cache policy says.
@@ -36,7 +35,7 @@ const LARGE_FOR: Duration = Duration::from_secs(60);
 const DIRS_MAX: usize = 1024;
 const LISTED_MAX: usize = 32;
 
-/// Most absent names that a directory remembers beside its listing, and most outdated ones.
+/// Most outdated names that a directory remembers beside its listing.
 const NAMES_MAX: usize = 1024;
 
 /// What listings told.
@@ -54,8 +53,6 @@ struct Dir {
     since: Instant,
     /// Names that the guest changed since, and when.
     outdated: HashMap<String, Instant>,
-    /// Names that the store said were not there, and when it answered.
-    absent: HashMap<String, Instant>,
     /// Questions so far that followed each other closely, and the last one.
     questions: u32,
     last: Instant,
@@ -72,7 +69,6 @@ impl Dir {
             names: HashMap::new(),
             since: now,
             outdated: HashMap::new(),
-            absent: HashMap::new(),
             questions: 0,
             last: now,
             large: None,
@@ -174,28 +170,9 @@ impl Listings {
         dir.large = Some(now);
     }
 
-    /// The store just said that it has no `name` in `dir`.
-    pub fn absent(&self, dir: NodeId, name: &str) {
-        let now = Instant::now();
-        let mut dirs = self.dirs();
-        let dir = Self::record(&mut dirs, dir, now);
-        dir.absent.retain(|_, at| at.elapsed() < JUST_NOW);
-        if dir.absent.len() < NAMES_MAX {
-            dir.absent.insert(name.to_owned(), now);
-        }
-    }
-
-    /// Whether the store said just now that it has no `name` in `dir`: an answer that can be had once.
-    pub fn is_just_absent(&self, dir: NodeId, name: &str) -> bool {
-        let mut dirs = self.dirs();
-        let told = dirs.get_mut(&dir).and_then(|dir| dir.absent.remove(name));
-        told.is_some_and(|at| at.elapsed() < JUST_NOW)
-    }
-
     /// What was said of `name` in `dir` until now is out of date.
     pub fn outdate(&self, dir: NodeId, name: &str) {
         if let Some(record) = self.dirs().get_mut(&dir) {
-            record.absent.remove(name);
             record.outdated.insert(name.to_owned(), Instant::now());
             if record.outdated.len() > NAMES_MAX {
                 record.asked = None;

@@ -43,8 +43,6 @@ impl<S: Store> Core<S> {
 
     fn look_up<'a>(&'a self, parent: NodeId, name: &'a str) -> BoxFuture<'a, Result<Arc<Inode>>> {
         Box::pin(async move {
-            // What was said before this question is no answer to it.
-            self.listings.is_just_absent(parent, name);
             for race in 0..RACES_MAX {
                 let (path, above) = {
                     let tree = self.tree();
@@ -85,9 +83,6 @@ impl<S: Store> Core<S> {
                     }
                     Err(error) if gone(&error) => {
                         let Some(inode) = known else {
-                            if by_name {
-                                self.listings.absent(parent, name);
-                            }
                             return Err(Errno::ENOENT);
                         };
                         if tree.is_local(&inode) {

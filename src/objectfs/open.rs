@@ -121,11 +121,7 @@ impl<S: Store> Core<S> {
     ) -> Result<(Entry, Opened)> {
         let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
-        let found = match self.listings.is_just_absent(parent, name) && self.tree().child(parent, name).is_none() {
-            true => Err(Errno::ENOENT),
-            false => self.resolve(parent, name).await,
-        };
-        let inode = match found {
+        let inode = match self.resolve(parent, name).await {
             Ok(_) if exclusive => return Err(Errno::EEXIST),
             Ok(inode) => {
                 inode.regular()?;

@@ -120,18 +120,6 @@ fn without_trust_every_name_is_asked_for() {
 }
 
 #[test]
-fn making_a_small_file_asks_for_its_name_once() {
-    let fs = with_files(CachePolicy::Auto, 1);
-    let parent = fs.lookup("d").expect("d").nodeid;
-    fs.forget_log();
-    assert_eq!(block_on(fs.fs.lookup(CTX, parent, b"new")).err(), Some(Errno::ENOENT));
-    let before = fs.count("stat");
-    fs.put("d/new", b"x").expect("put");
-    assert!(fs.count("stat") <= before + 1);
-    assert_eq!((before, fs.count("compose")), (1, 1));
-}
-
-#[test]
 fn attributes_that_still_stand_are_not_asked_for_again() {
     let capabilities = Capabilities { attributes: true, xattrs_max: 1024, ..capabilities() };
     let fs = Fs::with_pages((32 << 20, PAGE), capabilities, |config| {
