@@ -465,6 +465,8 @@ impl Contract {
         match (&outcome.result, wanted) {
             (Err(_), _) if outcome.failed => {
                 self.settle_loosely(&outcome.after, touched)?;
+                // It may have been done, with the same bytes as before.
+                touched.iter().for_each(|path| self.foreign(path, false));
                 Ok(Taken::Refused)
             }
             (Err(errno), _) if !certain && TRUSTED_TOO_LONG.contains(errno) => {
