@@ -6,16 +6,19 @@
 //!
 //! `services` tells how stores differ, `operator` builds OpenDAL's part, `remote` does the operations on what OpenDAL
 //! reaches, `local` on a directory of this machine. `disk` keeps blocks of what was read on this machine's disk.
+//! `requests` tells the kinds of requests apart, `eyes` shows what was counted.
 
 mod cursors;
 mod disk;
 mod error;
+mod eyes;
 mod gate;
 mod local;
 mod mounts;
 mod operator;
 mod reload;
 mod remote;
+mod requests;
 mod run;
 mod serve;
 mod services;
@@ -24,6 +27,7 @@ mod tests;
 mod url;
 
 pub use disk::Disk;
+pub use eyes::{Answer, Eyes, status_name};
 pub use mounts::Mounted;
 pub use reload::{Configuration, Wanted};
 pub use run::{BrokerOptions, run};

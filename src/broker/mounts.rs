@@ -10,8 +10,10 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::BrokerOptions;
+use super::disk::Disk;
 use super::serve::Mount;
 use super::url::{Backend, BackendError};
+use crate::metrics::StoreMeter;
 use crate::store::{MountId, Op, Pool};
 
 /// A store to be served, and where.
@@ -70,6 +72,21 @@ impl Slot {
     /// Whether it is the one in the root, which the log need not name.
     pub fn is_root(&self) -> bool {
         self.path == "/"
+    }
+
+    /// Where what goes to its store is counted.
+    pub fn meter(&self) -> Arc<StoreMeter> {
+        self.current(|current| Arc::clone(&current.options.meter))
+    }
+
+    /// Where what was read may come from instead of the store.
+    pub fn disk(&self) -> Option<Arc<Disk>> {
+        self.current(|current| current.options.disk.clone())
+    }
+
+    /// The scheme of its store's URL.
+    pub fn scheme(&self) -> &'static str {
+        self.current(|current| current.backend.service.scheme)
     }
 
     /// How long its requests may take.
@@ -142,6 +159,13 @@ impl Mounts {
     /// The mount of this number.
     pub fn get(&self, id: MountId) -> Option<Arc<Slot>> {
         self.all.get(&id).map(Arc::clone)
+    }
+
+    /// All mounts by their numbers, the lowest first.
+    pub fn numbered(&self) -> Vec<(MountId, &Arc<Slot>)> {
+        let mut all: Vec<_> = self.all.iter().map(|(id, slot)| (*id, slot)).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all
     }
 
     /// How long a request to whichever of them may take.
