@@ -15,6 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use super::exporter::MetricsListener;
 use super::mounts::Mounts;
 use crate::metrics::{Board, DiskCounts, MountSnapshot, Snapshot, VERSION, ops};
 
@@ -31,6 +32,8 @@ pub struct Eyes {
     pub board: Arc<Board>,
     /// Its process id.
     pub device_pid: u32,
+    /// Where scrapers ask.
+    pub metrics: Option<MetricsListener>,
 }
 
 /// What the status socket says, as JSON, to who connects to it.
@@ -51,7 +54,8 @@ pub fn status_name(pid: u32) -> String {
 /// What a broker can be asked.
 #[derive(Debug)]
 pub(super) struct Observer {
-    eyes: Eyes,
+    board: Arc<Board>,
+    device_pid: u32,
     mounts: Arc<Mounts>,
     start: Instant,
 }
@@ -59,7 +63,7 @@ pub(super) struct Observer {
 impl Observer {
     /// All counters, now.
     pub fn snapshot(&self) -> Snapshot {
-        let now = self.eyes.board.now();
+        let now = self.board.now();
         let numbered = self.mounts.numbered();
         let mounts = numbered.iter().map(|(id, slot)| {
             let meter = slot.meter();
@@ -71,7 +75,7 @@ impl Observer {
                 health: meter.health(),
                 ..MountSnapshot::default()
             };
-            if let Some(counts) = self.eyes.board.mount(usize::from(*id)) {
+            if let Some(counts) = self.board.mount(usize::from(*id)) {
                 mount.count(counts, now);
             }
             mount
@@ -80,9 +84,9 @@ impl Observer {
         Snapshot {
             version: VERSION,
             pid: std::process::id(),
-            device_pid: self.eyes.device_pid,
+            device_pid: self.device_pid,
             uptime: self.start.elapsed(),
-            ops: ops(&self.eyes.board),
+            ops: ops(&self.board),
             mounts: mounts.collect(),
             disk: disk.map(|disk| {
                 let (hit_bytes, miss_bytes) = disk.counts();
@@ -95,7 +99,11 @@ impl Observer {
 impl Eyes {
     /// Begins to answer, in tasks of their own. Nothing else depends on it, so trouble with it is a line in the log.
     pub(super) fn open(self, mounts: &Arc<Mounts>) {
-        let observer = Arc::new(Observer { eyes: self, mounts: Arc::clone(mounts), start: Instant::now() });
+        let Eyes { board, device_pid, metrics } = self;
+        let observer = Arc::new(Observer { board, device_pid, mounts: Arc::clone(mounts), start: Instant::now() });
+        if let Some(Err(e)) = metrics.map(|metrics| metrics.serve(Arc::clone(&observer))) {
+            log::error!("--metrics-listen: metrics cannot be served: {e}");
+        }
         match listen() {
             Ok(listener) => drop(tokio::spawn(answer_all(listener, Arc::clone(&observer)))),
             Err(e) => log::warn!("'ovfs status' will find nobody here: {e}"),

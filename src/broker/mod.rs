@@ -6,11 +6,12 @@
 //!
 //! `services` tells how stores differ, `operator` builds OpenDAL's part, `remote` does the operations on what OpenDAL
 //! reaches, `local` on a directory of this machine. `disk` keeps blocks of what was read on this machine's disk.
-//! `requests` tells the kinds of requests apart, `eyes` shows what was counted.
+//! `requests` tells the kinds of requests apart, `eyes` and `exporter` show what was counted.
 
 mod cursors;
 mod disk;
 mod error;
+mod exporter;
 mod eyes;
 mod gate;
 mod local;
@@ -27,6 +28,7 @@ mod tests;
 mod url;
 
 pub use disk::Disk;
+pub use exporter::MetricsListener;
 pub use eyes::{Answer, Eyes, status_name};
 pub use mounts::Mounted;
 pub use reload::{Configuration, Wanted};

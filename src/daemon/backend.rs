@@ -12,7 +12,7 @@ use virtiofsd::sandbox::SandboxMode;
 
 use super::reload::Reload;
 use super::{ROOT, StartError, device_config};
-use crate::broker::{self, Backend, BackendError, BrokerOptions, Disk, Eyes, Mounted};
+use crate::broker::{self, Backend, BackendError, BrokerOptions, Disk, Eyes, MetricsListener, Mounted};
 use crate::cache::Part;
 use crate::cli::{BackendShare, Device, Setup, Stores};
 use crate::device;
@@ -56,6 +56,8 @@ struct BrokerParts {
     held: Held,
     /// Where the device process counts.
     board: Arc<Board>,
+    /// Where scrapers ask for what is counted.
+    metrics: Option<MetricsListener>,
 }
 
 /// What the device process works with.
@@ -92,6 +94,12 @@ pub(super) fn run(
     if let Some((dir, _)) = &stores.root.cache_dir {
         Disk::prepare(dir).map_err(|error| StartError::CacheDir { dir: dir.clone(), error })?;
     }
+    let metrics = stores
+        .root
+        .metrics_listen
+        .as_ref()
+        .map(|addr| MetricsListener::bind(addr).map_err(|error| StartError::Metrics { addr: addr.clone(), error }));
+    let metrics = metrics.transpose()?;
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
     let len = all(&stores).map(|(_, _, share)| share.cache_size).sum();
@@ -104,6 +112,7 @@ pub(super) fn run(
         Role::Worker(_) => {
             held.release();
             drop((urls, reload, broker_end, place));
+            metrics.map(MetricsListener::close);
             environment.forget();
             seccomp::no_new_privs()?;
             seccomp::enable(setup.seccomp, setup.log.syslog)?;
@@ -116,7 +125,7 @@ pub(super) fn run(
             drop((listener, device_end));
             let held = held.without_handlers();
             let socket = broker_end.into();
-            let code = run_broker(BrokerParts { stores, urls, reload, pool, socket, child, held, board })?;
+            let code = run_broker(BrokerParts { stores, urls, reload, pool, socket, child, held, board, metrics })?;
             if code == 0 && setup.sandbox.mode == SandboxMode::None {
                 place.remove();
             }
@@ -162,7 +171,7 @@ fn in_path(path: &str, error: BackendError) -> StartError {
 
 /// Parses the URLs again, for good, and does the device process's store requests until that ends. Returns the exit code.
 fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
-    let BrokerParts { stores, urls, reload, pool, socket, child, held, board } = parts;
+    let BrokerParts { stores, urls, reload, pool, socket, child, held, board, metrics } = parts;
     // One for all stores, as its size is.
     let disk = match &stores.root.cache_dir {
         Some((dir, max)) => {
@@ -178,7 +187,7 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
     drop(urls);
     let flush_timeout = stores.root.flush_timeout;
     let configuration = reload.map(|reload| reload.of(&stores));
-    let eyes = Eyes { board, device_pid: child.pid().unsigned_abs() };
+    let eyes = Eyes { board, device_pid: child.pid().unsigned_abs(), metrics };
     let (release, wait) = (|| held.release(), move || child.wait());
     Ok(broker::run(mounted, pool, socket, flush_timeout, configuration, eyes, release, wait))
 }

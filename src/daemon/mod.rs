@@ -80,6 +80,8 @@ enum StartError {
     NoAttributes(String),
     #[error("--cache-dir '{}': {error}", dir.display())]
     CacheDir { dir: PathBuf, error: io::Error },
+    #[error("--metrics-listen {addr}: {error}")]
+    Metrics { addr: cli::MetricsAddr, error: io::Error },
     #[error("Ending with data that is not stored")]
     Lost,
 }

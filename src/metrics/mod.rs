@@ -11,6 +11,7 @@
 mod board;
 mod histogram;
 mod mount;
+pub mod prometheus;
 pub mod report;
 pub mod screen;
 mod snapshot;

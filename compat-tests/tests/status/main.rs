@@ -2,6 +2,7 @@
 
 mod ask;
 mod load;
+mod metrics;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
