@@ -73,7 +73,21 @@ impl Cleaner {
             }
             _ => String::new(),
         };
-        error(kind, self.clean(&format!("{what}: {why}{e}")))
+        error(kind, self.told(&format!("{what}: {why}{e}")))
+    }
+
+    /// An error's own words, without secrets.
+    pub fn clean_error(&self, e: &opendal::Error) -> String {
+        self.told(&e.to_string())
+    }
+
+    /// `text`, cleaned; the store's name for the request, which its operator can look up, is not lost where that is long.
+    fn told(&self, text: &str) -> String {
+        let short = self.clean(text);
+        match request_id(text).filter(|id| !short.contains(id)) {
+            Some(id) => format!("{short} [request id {}]", self.clean(id)),
+            None => short,
+        }
     }
 }
 
@@ -114,6 +128,26 @@ fn storage_class(text: &str) -> Option<&str> {
     ["x-amz-storage-class\": \"", "<StorageClass>", "storage class "].iter().find_map(|before| {
         let at = text.split_once(before)?.1;
         Some(&at[..word(at)?])
+    })
+}
+
+/// The store's name for the request, from the headers of its answer as OpenDAL shows them.
+fn request_id(text: &str) -> Option<&str> {
+    const HEADERS: [&str; 8] = [
+        "x-amz-request-id",
+        "x-ms-request-id",
+        "x-guploader-uploadid",
+        "x-oss-request-id",
+        "x-cos-request-id",
+        "x-obs-request-id",
+        "x-trans-id",
+        "x-request-id",
+    ];
+    HEADERS.iter().find_map(|header| {
+        let rest = text.split_once(&format!("\"{header}\": \""))?.1;
+        let (id, _) = rest.split_once('"')?;
+        let is_id = |c: char| c.is_ascii_alphanumeric() || "-_=+/.:".contains(c);
+        ((1..=128).contains(&id.len()) && id.chars().all(is_id)).then_some(id)
     })
 }
 
@@ -185,6 +219,19 @@ mod tests {
             "stat a: url: https://h/b, response: \"http://h\" } key *** x"
         );
         assert!(cleaner.clean(&"ä".repeat(TEXT_MAX)).len() <= TEXT_MAX + 3);
+    }
+
+    #[test]
+    fn request_id_is_told_where_the_text_is_cut() {
+        let cleaner = Cleaner::new(vec!["CANARY".into()]);
+        let long = "x".repeat(2 * TEXT_MAX);
+        let text =
+            |id: &str| format!("{long} headers: {{\"x-amz-request-id\": \"{id}\", \"x-request-id\": \"other\"}}");
+        let told = cleaner.told(&text("tx0001-AB"));
+        assert!(told.ends_with("… [request id tx0001-AB]"), "{told}");
+        assert!(cleaner.told(&text("tx CANARY\u{1b}")).ends_with("… [request id other]"));
+        assert!(cleaner.told(&text("a-CANARY")).ends_with("… [request id a-***]"));
+        assert!(!cleaner.told("\"x-amz-request-id\": \"7\"").contains("[request id"), "it is there anyway");
     }
 
     #[test]

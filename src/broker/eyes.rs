@@ -25,6 +25,10 @@ const AT_ONCE: usize = 8;
 /// How long somebody has to read the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often uploads are looked at, and how long one may take at least before the log says that it does.
+const LOOK: Duration = Duration::from_secs(5);
+const SLOW_MIN: Duration = Duration::from_secs(30);
+
 /// What is known of the daemon, and where it is shown.
 #[derive(Debug)]
 pub struct Eyes {
@@ -104,9 +108,20 @@ impl Eyes {
         if let Some(Err(e)) = metrics.map(|metrics| metrics.serve(Arc::clone(&observer))) {
             log::error!("--metrics-listen: metrics cannot be served: {e}");
         }
+        tokio::spawn(watch_uploads(Arc::clone(mounts)));
         match listen() {
             Ok(listener) => drop(tokio::spawn(answer_all(listener, Arc::clone(&observer)))),
             Err(e) => log::warn!("'ovfs status' will find nobody here: {e}"),
+        }
+    }
+}
+
+/// Says in the log which uploads take long.
+async fn watch_uploads(mounts: Arc<Mounts>) {
+    loop {
+        sleep(LOOK).await;
+        for (_, slot) in mounts.numbered() {
+            slot.meter().say_slow(slot.request_timeout().max(SLOW_MIN));
         }
     }
 }

@@ -142,8 +142,7 @@ fn retries(
         .with_max_times(times)
         .with_notify(move |event: RetryEvent<'_>| {
             note_retry();
-            meter.retry(kind_of_retry(event.op));
-            let why = cleaner.clean(&event.err.to_string());
-            log::debug!("{} is tried again (attempt {}): {why}", event.op, event.attempt);
+            let why = cleaner.clean_error(event.err);
+            meter.retry(kind_of_retry(event.op), event.retry_after, &why);
         })
 }

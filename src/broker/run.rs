@@ -321,9 +321,10 @@ async fn answer(slot: Option<Arc<Slot>>, op: Op) -> Result<Reply, StoreError> {
             _ if again => log::Level::Debug,
             _ => log::Level::Warn,
         };
-        match slot.is_root() {
-            true => log::log!(level, "{e}"),
-            false => log::log!(level, "{}: {e}", slot.path),
+        match (level, slot.is_root()) {
+            (log::Level::Warn, _) => slot.meter().say_failed(e),
+            (_, true) => log::log!(level, "{e}"),
+            (_, false) => log::log!(level, "{}: {e}", slot.path),
         }
     }
     result

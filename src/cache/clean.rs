@@ -200,6 +200,7 @@ impl CleanCache {
                         break (range, fetch, block);
                     }
                     if len <= BLOCK_MIN {
+                        blocks.meter().full.fetch_add(1, Ordering::Relaxed);
                         break (range, fetch, self.take(blocks, len).await);
                     }
                     most = (len / 4).max(BLOCK_MIN) as u64;

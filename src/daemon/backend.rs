@@ -112,7 +112,9 @@ pub(super) fn run(
         Role::Worker(_) => {
             held.release();
             drop((urls, reload, broker_end, place));
-            metrics.map(MetricsListener::close);
+            if let Some(metrics) = metrics {
+                metrics.close();
+            }
             environment.forget();
             seccomp::no_new_privs()?;
             seccomp::enable(setup.seccomp, setup.log.syslog)?;
@@ -224,7 +226,7 @@ struct Building<'a> {
 fn one_store(with: Building<'_>) -> Result<ObjectFs<Arc<StoreClient>>, StartError> {
     let Building { client, stores, ids, pool, board } = with;
     let remote = Remote::new(client, 0);
-    let memory = Part::from(pool).counting(MountMeter::of(&board, 0));
+    let memory = Part::from(pool).counting(MountMeter::of(&board, 0, ROOT));
     let capabilities = probe(&remote, &stores.root)?;
     ObjectFs::with_ids(config(&stores.root), ids, remote, capabilities, memory).map_err(StartError::FileSystem)
 }
@@ -238,7 +240,7 @@ fn mounts(with: Building<'_>) -> Result<Mounts<Arc<StoreClient>>, StartError> {
         let remote = Remote::new(Arc::clone(&client), number);
         let capabilities = (number == 0).then(|| probe(&remote, share)).transpose()?;
         let memory = Part::of(Arc::clone(&pool), start, share.cache_size);
-        let memory = memory.counting(MountMeter::of(&board, usize::from(number)));
+        let memory = memory.counting(MountMeter::of(&board, usize::from(number), path));
         start += share.cache_size;
         specs.push(Spec {
             path: path.to_owned(),

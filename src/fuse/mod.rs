@@ -25,7 +25,6 @@ pub mod session;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod throttle;
 
 pub use server::{Server, ServerOptions};
 

@@ -6,19 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use futures::FutureExt;
+
 use super::ReplyBuffer;
 use super::abi::{Field, ForgetOne, InHeader, InitIn, InitOut, Opcode};
 use super::body::Body;
 use super::decode::{self, Operation};
 use super::reply::{self, Answer, DirPacker, Sent};
 use super::session::{self, Greeting, Hello, MAX_MESSAGE, MAX_WRITE, Session, Terms};
-use super::throttle::Throttle;
 use crate::fs::flags::{CREATION_FLAGS, refused_readonly};
 use crate::fs::{
     Context, Entry, Errno, Extensions, FileSystem, Handle, Migrate, NodeId, Opened, Read, Result, Source, Write,
     XattrReply,
 };
 use crate::metrics::Board;
+use crate::process::throttle::Throttle;
 
 /// What a server does apart from its file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,13 +78,15 @@ impl<F: FileSystem> Server<F> {
     ///
     /// Returns the used length: exactly `fuse_out_header.len`, or 0 when there is no reply, because the protocol has
     /// none for the opcode, because not even a header fits, or because the request is too short to tell its `unique`.
-    pub async fn serve<S: Source, W: ReplyBuffer>(&self, request: S, reply: W) -> u32 {
+    pub fn serve<S: Source, W: ReplyBuffer>(&self, request: S, reply: W) -> impl Future<Output = u32> + Send {
         let began = self.board.as_ref().map(|board| (board, request.arrived().unwrap_or_else(Instant::now)));
-        let (opcode, sent) = self.serve_any(request, reply).await;
-        if let Some((board, began)) = began {
-            board.record(opcode, sent.failed, began.elapsed());
-        }
-        sent.len
+        // No future around the future: what it holds would be there twice.
+        self.serve_any(request, reply).map(move |(opcode, sent)| {
+            if let Some((board, began)) = began {
+                board.record(opcode, sent.failed, began.elapsed());
+            }
+            sent.len
+        })
     }
 
     /// Serves one request; its opcode's number (0: it has none that we know), and what went out.

@@ -209,7 +209,7 @@ mod tests {
         let pid = unsafe { libc::fork() };
         if pid == 0 {
             board.record(1, false, Duration::from_millis(1));
-            MountMeter::of(&board, 1).hit(4096);
+            MountMeter::of(&board, 1, "/x").hit(4096);
             // SAFETY: ends the child.
             unsafe { libc::_exit(0) };
         }

@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::board::Board;
+use crate::process::throttle::Throttle;
+
+/// Lines per minute about files whose content goes, or is kept, somewhere else than the guest wanted.
+const CONFLICTS: u64 = 20;
 
 /// Size classes of the pool: 4 KiB and its doubles, to 4 MiB.
 pub const CLASSES: usize = 11;
@@ -70,9 +74,35 @@ impl MountCounts {
     }
 }
 
-/// One mount's counters, wherever they lie.
+/// One mount's counters, wherever they lie, and its lines of the log.
 #[derive(Clone, Debug)]
-pub struct MountMeter(Place);
+pub struct MountMeter {
+    counts: Place,
+    said: Arc<Said>,
+}
+
+/// Lines of the log about a mount: of each sort one per minute, but for those that name where a guest's data is.
+#[derive(Debug)]
+pub struct Said {
+    /// What lines about the mount begin with: nothing for the root.
+    place: String,
+    /// Uploads that failed and are tried again.
+    pub retries: Throttle,
+    /// Uploads that the store refuses.
+    pub refusals: Throttle,
+    /// Waiting for memory.
+    pub full: Throttle,
+    /// Two writers of one object.
+    pub conflicts: Throttle,
+}
+
+impl Said {
+    fn new(path: &str) -> Said {
+        let place = if matches!(path, "" | "/") { String::new() } else { format!("{path}: ") };
+        let (retries, full) = (Throttle::new(), Throttle::new());
+        Said { place, retries, refusals: Throttle::several(CONFLICTS), full, conflicts: Throttle::several(CONFLICTS) }
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Place {
@@ -82,18 +112,36 @@ enum Place {
     Board(Arc<Board>, usize),
 }
 
+impl Place {
+    fn own() -> Place {
+        Place::Own(Arc::new((MountCounts::default(), Instant::now())))
+    }
+}
+
 impl MountMeter {
-    /// Those of mount number `mount` of `board`; if it has no such mount, nobody will see what is counted.
-    pub fn of(board: &Arc<Board>, mount: usize) -> MountMeter {
-        match board.mount(mount) {
-            Some(_) => MountMeter(Place::Board(Arc::clone(board), mount)),
-            None => MountMeter::default(),
-        }
+    /// Those of mount number `mount` of `board`, at `path` of the share; if it has no such mount, nobody will see what is
+    /// counted.
+    pub fn of(board: &Arc<Board>, mount: usize, path: &str) -> MountMeter {
+        let counts = match board.mount(mount) {
+            Some(_) => Place::Board(Arc::clone(board), mount),
+            None => Place::own(),
+        };
+        MountMeter { counts, said: Arc::new(Said::new(path)) }
+    }
+
+    /// What lines of the log about the mount begin with: nothing for the root.
+    pub fn place(&self) -> &str {
+        &self.said.place
+    }
+
+    /// Its lines of the log.
+    pub fn said(&self) -> &Said {
+        &self.said
     }
 
     /// Nanoseconds since some moment in the past, at least 1.
     pub fn now(&self) -> u64 {
-        match &self.0 {
+        match &self.counts {
             Place::Own(own) => super::board::since(own.1),
             Place::Board(board, _) => board.now(),
         }
@@ -102,7 +150,7 @@ impl MountMeter {
 
 impl Default for MountMeter {
     fn default() -> MountMeter {
-        MountMeter(Place::Own(Arc::new((MountCounts::default(), Instant::now()))))
+        MountMeter { counts: Place::own(), said: Arc::new(Said::new("/")) }
     }
 }
 
@@ -111,7 +159,7 @@ impl Deref for MountMeter {
 
     fn deref(&self) -> &MountCounts {
         static NOBODY: std::sync::LazyLock<MountCounts> = std::sync::LazyLock::new(MountCounts::default);
-        match &self.0 {
+        match &self.counts {
             Place::Own(own) => &own.0,
             // `of` has seen that it is there.
             Place::Board(board, mount) => board.mount(*mount).unwrap_or(&NOBODY),

@@ -7,6 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::histogram::Histogram;
 use super::snapshot::{Health, KindCounts, StoreCounts, UploadCounts};
+use crate::process::throttle::Throttle;
+use crate::store::StoreError;
+
+/// Lines per minute about operations that failed.
+const FAILURES: u64 = 10;
 
 /// Kinds of requests to a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,11 +124,17 @@ struct Heard {
     error: Option<(Instant, String)>,
 }
 
-/// The counters of one mount's store. They outlive changes of how it is reached.
-#[derive(Debug, Default)]
+/// The counters of one mount's store, and the broker's lines of the log about it. They outlive changes of how it is reached.
+#[derive(Debug)]
 pub struct StoreMeter {
-    /// Where the mount is in the share.
-    path: String,
+    /// What lines of the log about the mount begin with: nothing for the root.
+    place: String,
+    /// Requests that are made once more, by kind.
+    retries_said: [Throttle; Kind::ALL.len()],
+    /// Requests that failed.
+    failures_said: Throttle,
+    /// Uploads that take long.
+    slow_said: Throttle,
     kinds: [OfKind; Kind::ALL.len()],
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
@@ -133,6 +144,12 @@ pub struct StoreMeter {
     heard: Mutex<Heard>,
 }
 
+impl Default for StoreMeter {
+    fn default() -> StoreMeter {
+        StoreMeter::new("")
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -140,14 +157,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl StoreMeter {
     /// Of the mount at `path`.
     pub fn new(path: &str) -> StoreMeter {
-        StoreMeter { path: path.to_owned(), ..StoreMeter::default() }
-    }
-
-    /// What lines of the log about the mount begin with: nothing for the root.
-    pub fn place(&self) -> String {
-        match self.path.as_str() {
-            "" | "/" => String::new(),
-            path => format!("{path}: "),
+        StoreMeter {
+            place: if matches!(path, "" | "/") { String::new() } else { format!("{path}: ") },
+            retries_said: Default::default(),
+            failures_said: Throttle::several(FAILURES),
+            slow_said: Throttle::new(),
+            kinds: Default::default(),
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            uploads: Mutex::default(),
+            heard: Mutex::default(),
         }
     }
 
@@ -165,9 +185,30 @@ impl StoreMeter {
         }
     }
 
-    /// A request is made once more.
-    pub fn retry(&self, kind: Kind) {
+    /// A request is made once more, `pause` from now; `why` has no secrets.
+    pub fn retry(&self, kind: Kind, pause: Duration, why: &str) {
         self.kind(kind).retries.fetch_add(1, Ordering::Relaxed);
+        let (place, name, pause) = (&self.place, kind.name(), pause.as_secs_f32());
+        self.retries_said[kind as usize]
+            .warn(format_args!("{place}a request ({name}) failed and is made again in {pause:.1} s: {why}"));
+    }
+
+    /// Says that an operation failed.
+    pub fn say_failed(&self, why: &StoreError) {
+        self.failures_said.warn(format_args!("{}{why}", self.place));
+    }
+
+    /// Says which uploads have taken so long that somebody should know ([`StoreMeter::slow`]), in one line.
+    pub fn say_slow(&self, patience: Duration) {
+        let slow = self.slow(patience);
+        let Some((path, bytes, took)) = slow.iter().max_by_key(|(_, _, took)| *took) else { return };
+        let others = if slow.len() > 1 { format!(" (and {} others)", slow.len() - 1) } else { String::new() };
+        self.slow_said.warn(format_args!(
+            "{}'{path}': its upload of {bytes} bytes{others} has been under way for {:.0} s; it goes on, a step that the store \
+             does not answer is tried again and then fails",
+            self.place,
+            took.as_secs_f32()
+        ));
     }
 
     /// Bytes of content that went to the store.
@@ -212,7 +253,7 @@ impl StoreMeter {
 
     /// Uploads that have taken `patience`, or twice, four times as long, since this was asked last: path, bytes, and
     /// for how long they are under way.
-    pub fn slow(&self, patience: Duration) -> Vec<(String, u64, Duration)> {
+    fn slow(&self, patience: Duration) -> Vec<(String, u64, Duration)> {
         let mut uploads = lock(&self.uploads);
         let slow = uploads.1.values_mut().filter_map(|upload| {
             let took = upload.since.elapsed();
@@ -297,7 +338,7 @@ mod tests {
         let meter = StoreMeter::default();
         meter.request(Kind::Get, Duration::from_millis(1), false);
         meter.request(Kind::Get, Duration::from_millis(1), true);
-        meter.retry(Kind::Put);
+        meter.retry(Kind::Put, Duration::ZERO, "no answer");
         let counts = meter.counts();
         let of = |kind: Kind| (counts.kinds[kind as usize].took.count(), counts.kinds[kind as usize].errors);
         assert_eq!((of(Kind::Get), of(Kind::Put)), ((2, 1), (0, 0)));

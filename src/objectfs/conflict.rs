@@ -4,7 +4,9 @@
 //! happens to ours ([`OnConflict`]). Whoever asked for the upload gets ESTALE (EEXIST if the file was created with O_EXCL),
 //! unless ours replaced theirs.
 
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
@@ -46,13 +48,14 @@ impl<S: Store> Core<S> {
         error: &'a StoreError,
     ) -> BoxFuture<'a, Option<Result<(), Errno>>> {
         Box::pin(async move {
+            self.meter().conflicts.fetch_add(1, Ordering::Relaxed);
             if self.config.on_conflict == OnConflict::Fail {
                 return None;
             }
             let Some(ours) = self.standalone(inode) else {
-                log::warn!(
+                self.say(format_args!(
                     "{path:?} was changed by somebody else, and parts of what the guest's changes lie over are gone with the old version"
-                );
+                ));
                 return None;
             };
             match self.config.on_conflict {
@@ -63,6 +66,10 @@ impl<S: Store> Core<S> {
         })
     }
 
+    fn say(&self, text: fmt::Arguments<'_>) {
+        self.meter().said().conflicts.warn(format_args!("{}{text}", self.meter().place()));
+    }
+
     async fn overwrite(&self, inode: &Arc<Inode>, path: &str, ours: Standalone) -> Option<Result<(), Errno>> {
         let Standalone { upload, segments, blocks } = ours;
         let keep = (upload.keep, blocks);
@@ -70,7 +77,9 @@ impl<S: Store> Core<S> {
         let attributes = sent.attributes.clone();
         match self.remote.compose(path, Vec::new(), Condition::Any, segments, attributes, keep).await {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
-                log::warn!("{path:?} was changed by somebody else; the guest's version has replaced theirs");
+                self.say(format_args!(
+                    "{path:?} was changed by somebody else; the guest's version has replaced theirs"
+                ));
                 let id = self.tree().content_id();
                 let mut state = inode.state();
                 state.content.commit(meta.version(), id);
@@ -99,10 +108,10 @@ impl<S: Store> Core<S> {
         let attributes = inode.state().outgoing(inode, self.config.posix).attributes;
         match self.remote.compose(beside.as_str(), Vec::new(), Condition::IfAbsent, segments, attributes, keep).await {
             Ok(meta) if meta.kind == Kind::File && meta.size == upload.size => {
-                log::warn!(
+                self.say(format_args!(
                     "{path:?} was changed by somebody else; the guest's version ({} bytes) is kept as {beside:?}",
                     meta.size
-                );
+                ));
                 self.listings.outdate_all();
                 let mut state = inode.state();
                 state.content.abandon();

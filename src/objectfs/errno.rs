@@ -1,8 +1,14 @@
 //! Where what goes wrong becomes an errno. Nowhere else.
 
+use std::sync::LazyLock;
+
 use crate::fs::Errno;
+use crate::process::throttle::Throttle;
 use crate::store::path::NameError;
 use crate::store::{StoreError, StoreErrorKind};
+
+/// Lines of the log per minute about trouble with stores.
+static SAID: LazyLock<Throttle> = LazyLock::new(|| Throttle::several(10));
 
 impl From<StoreErrorKind> for Errno {
     fn from(kind: StoreErrorKind) -> Errno {
@@ -35,7 +41,7 @@ impl From<StoreError> for Errno {
             | StoreErrorKind::Protocol
             | StoreErrorKind::Io
             | StoreErrorKind::Archived
-            | StoreErrorKind::NoSpace => log::warn!("store: {error}"),
+            | StoreErrorKind::NoSpace => SAID.warn(format_args!("store: {error}")),
             _ => log::debug!("store: {error}"),
         }
         error.kind.into()

@@ -239,10 +239,15 @@ impl<S: Store> Core<S> {
                 | StoreErrorKind::Stale
         );
         if later {
-            log::warn!("attributes of {path:?} could not be stored yet: {error}; will be tried again");
+            let (place, said) = (self.meter().place(), self.meter().said());
+            said.retries.warn(format_args!(
+                "{place}attributes of {path:?} could not be stored yet: {error}; will be tried again"
+            ));
             self.pending.again(inode.id);
         } else {
-            log::error!("attributes of {path:?} cannot be stored and stay as they were: {error}");
+            let (place, said) = (self.meter().place(), self.meter().said());
+            let text = format_args!("{place}attributes of {path:?} cannot be stored and stay as they were: {error}");
+            said.refusals.log(log::Level::Error, text);
             inode.state().posix.give_up();
         }
         errno

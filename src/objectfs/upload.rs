@@ -98,7 +98,8 @@ impl<S: Store> Core<S> {
             Ok(meta) => {
                 self.retry_wanted.store(true, Ordering::Relaxed);
                 inode.state().content.roll_back();
-                log::error!("{path:?}: the store has {} bytes where {} were sent", meta.size, upload.size);
+                let place = self.meter().place();
+                log::error!("{place}{path:?}: the store has {} bytes where {} were sent", meta.size, upload.size);
                 return Err(Errno::EIO);
             }
             Err(error) => {
@@ -145,14 +146,21 @@ impl<S: Store> Core<S> {
         self.retry_wanted.store(true, Ordering::Relaxed);
         let mut state = inode.state();
         state.content.roll_back();
+        let (place, said) = (self.meter().place(), self.meter().said());
         if for_good {
             if state.refused.replace(errno).is_none() {
-                log::error!("{path:?} cannot be written to the store: {error}; the guest was told {errno}");
+                let text = format_args!(
+                    "{place}{path:?} cannot be written to the store: {error}; the guest was told {errno}, what it wrote is dropped \
+                     when the file is closed"
+                );
+                said.refusals.log(log::Level::Error, text);
             }
         } else {
-            log::warn!(
-                "{path:?} could not be written to the store yet: {error}; the guest was told {errno}, will be tried again"
-            );
+            let seconds = RETRY_EVERY.as_secs();
+            said.retries.warn(format_args!(
+                "{place}{path:?} could not be written to the store yet: {error}; the guest was told {errno}, the file is kept and will be \
+                 tried again within {seconds} s"
+            ));
         }
         errno
     }
@@ -257,7 +265,8 @@ impl<S: Store> Core<S> {
             (errno, state.content.size())
         };
         let path = self.tree().path(inode.id).unwrap_or_default();
-        log::error!("{path:?}: {size} bytes are dropped, the store refuses them ({errno})");
+        let place = self.meter().place();
+        log::error!("{place}{path:?}: {size} bytes are dropped, the store refuses them ({errno})");
         self.tree().detach(inode.id);
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::core::Core;
 use super::handles::OpenFile;
@@ -82,12 +83,17 @@ impl<S: Store> Core<S> {
     /// keep more. ENOSPC: files that the store refuses for good hold the memory until they are closed.
     pub(super) async fn dirty_block(&self, inode: &Arc<Inode>, len: usize) -> Result<Block> {
         let mut refused = HashSet::new();
+        let mut waits = false;
         loop {
             let freed = self.blocks.freed();
             if self.blocks.dirty_bytes() + len <= self.dirty_max()
                 && let Some(block) = self.clean.try_take(&self.blocks, len)
             {
                 return Ok(block);
+            }
+            if !waits {
+                waits = true;
+                self.say_full(inode);
             }
             if inode.state().content.is_dirty() {
                 self.upload_even_unlinked(inode).await?;
@@ -104,6 +110,17 @@ impl<S: Store> Core<S> {
                 return Err(Errno::ENOSPC);
             }
         }
+    }
+
+    /// Notes that a write to `inode` waits for memory.
+    fn say_full(&self, inode: &Inode) {
+        self.meter().full.fetch_add(1, Ordering::Relaxed);
+        let (place, most) = (self.meter().place(), self.dirty_max() >> 20);
+        let path = self.tree().path(inode.id).unwrap_or_default();
+        let text = format_args!(
+            "{place}{path:?}: the memory for what is not stored yet ({most} MiB) is full; writing goes on as the store takes some"
+        );
+        self.meter().said().full.log(log::Level::Info, text);
     }
 
     /// Another file that is dirty, and not one of `refused`: the one with most dirty runs.

@@ -15,3 +15,4 @@ pub mod seccomp;
 pub mod secrets;
 pub mod signals;
 pub mod socket;
+pub mod throttle;

@@ -125,7 +125,7 @@ fn counts_of_a_directory_are_those_of_its_operations() {
     check_requests(&status);
     let kind = |kind: &str| number(&status, &format!("/mounts/0/store/by_kind/{kind}/count"));
     assert_eq!(kind("put"), CREATES, "{status}");
-    assert!(kind("get") > 0 && kind("head") >= 1 + MISSING && kind("list") >= 1, "{status}");
+    assert!(kind("get") > 0 && kind("head") > MISSING && kind("list") >= 1, "{status}");
 }
 
 #[test]
@@ -140,6 +140,8 @@ fn what_is_dirty_has_an_age_and_a_held_upload_is_in_flight() {
     let (first, second) = (share.status(), share.status());
     assert!(dirty(&first) >= 5000 && dirty(&first) == dirty(&second), "{first}");
     assert!(age(&first) > Some(0.0) && age(&second) > age(&first), "{first} {second}");
+    // What is found out about the store at the start ends with a removal. Its uploads are not to be held.
+    until(|| share.status(), |status| number(status, "/mounts/0/store/by_kind/delete/count") > 0);
     meter.hold_next_upload();
     let socket = share.socket();
     let status = std::thread::scope(|scope| {

@@ -3,6 +3,7 @@
 mod ask;
 mod load;
 mod metrics;
+mod trouble;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
