@@ -202,6 +202,57 @@ mod tests {
     }
 
     #[test]
+    fn nonsense_on_the_board_is_shown_and_harms_nobody() {
+        use crate::metrics::report::Report;
+        use crate::metrics::{MountSnapshot, Snapshot, ops, prometheus, screen};
+        for byte in [0xff, 0x7f, 0x80, 0x01] {
+            let board = Board::new(1).expect("memory");
+            // SAFETY: so many bytes are mapped there, and nothing else uses them now.
+            unsafe { std::ptr::write_bytes(board.base.as_ptr(), byte, board.len) };
+            let mut mount = MountSnapshot { path: "/".into(), ..MountSnapshot::default() };
+            mount.count(board.mount(0).expect("one mount"), board.now());
+            let snapshot = Snapshot { ops: ops(&board), mounts: vec![mount], ..Snapshot::default() };
+            for before in [None, Some(&Snapshot::default()), Some(&snapshot)] {
+                let report = Report::new(&snapshot, before);
+                assert!(!screen::render(&report).is_empty());
+                assert!(serde_json::to_string(&report).is_ok());
+            }
+            assert!(prometheus::render(&snapshot).ends_with('\n'));
+        }
+    }
+
+    /// `cargo test --release --lib metrics::board -- --ignored --nocapture`
+    #[test]
+    #[ignore = "it measures: what counting adds to a request"]
+    fn cost_of_counting_a_request() {
+        let board = Arc::new(Board::new(1).expect("memory"));
+        const REQUESTS: u32 = 5_000_000;
+        for threads in [1, 2, 8] {
+            let begun = Instant::now();
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    let board = Arc::clone(&board);
+                    std::thread::spawn(move || {
+                        for n in 0..REQUESTS {
+                            let began = Instant::now();
+                            board.record(std::hint::black_box(15 + n % 2), false, began.elapsed());
+                        }
+                    })
+                })
+                .collect();
+            workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
+            let each = begun.elapsed().as_secs_f64() * 1e9 / f64::from(REQUESTS);
+            println!(
+                "{threads} threads: {each:.1} ns of time for each round of one request per thread, two looks at the clock included"
+            );
+        }
+        let begun = Instant::now();
+        (0..REQUESTS)
+            .for_each(|n| board.record(std::hint::black_box(15 + n % 2), false, Duration::from_nanos(n.into())));
+        println!("without the clock: {:.1} ns", begun.elapsed().as_secs_f64() * 1e9 / f64::from(REQUESTS));
+    }
+
+    #[test]
     fn child_process_counts_for_its_parent() {
         let board = Arc::new(Board::new(2).expect("memory"));
         assert!(board.mount(2).is_none());

@@ -129,6 +129,31 @@ fn counts_of_a_directory_are_those_of_its_operations() {
 }
 
 #[test]
+fn mounts_are_counted_apart() {
+    let (one, other) = (TestStore::start(Kind::Fs), TestStore::start(Kind::Fs));
+    one.put("f", &[1; 5000]);
+    let second = format!("/b={}", other.url());
+    let mut share = serve(&one, &["--backend", &second]);
+    share.guest.read_file("f").expect("read");
+    share.guest.write_file("b/new", &[2; 3000]).expect("write");
+    let status = share.status();
+    let (root, below) = (&status["mounts"][0], &status["mounts"][1]);
+    assert_eq!((root["path"].as_str(), below["path"].as_str()), (Some("/"), Some("/b")), "{status}");
+    let told = |mount: &Value| {
+        [
+            "/store/by_kind/get/count",
+            "/store/by_kind/put/count",
+            "/store/received_bytes",
+            "/store/sent_bytes",
+            "/cache/miss_bytes",
+        ]
+        .map(|pointer| number(mount, pointer))
+    };
+    assert_eq!((told(root), told(below)), ([1, 0, 5000, 0, 5000], [0, 1, 0, 3000, 0]), "{status}");
+    assert_eq!((number(root, "/nodeids"), number(below, "/nodeids")), (2, 2), "{status}");
+}
+
+#[test]
 fn what_is_dirty_has_an_age_and_a_held_upload_is_in_flight() {
     let store = TestStore::start_metered(Kind::Moto);
     let meter = store.meter().expect("asked for");
