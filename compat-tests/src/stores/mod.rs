@@ -111,6 +111,12 @@ impl Kind {
         self != Kind::Memory
     }
 
+    /// Whether whoever reads what a copy replaces gets one version or the other, as from S3. s3s-fs empties the object
+    /// and writes it piece by piece.
+    pub fn copies_at_once(self) -> bool {
+        self != Kind::S3sFs
+    }
+
     /// Whether its objects are files of a directory here.
     pub fn is_files(self) -> bool {
         matches!(self, Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp)
