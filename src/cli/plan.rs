@@ -382,39 +382,28 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
     maps.into_iter().map(cut).collect()
 }
 
+/// Whether a flag was given.
+type IsGiven = fn(&Options) -> bool;
+
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [&str; 11] = [
-    "--posix-metadata",
-    "--uid",
-    "--gid",
-    "--file-mode",
-    "--dir-mode",
-    "--umask",
-    "--capacity",
-    "--writeback-delay",
-    "--cache-dir",
-    "--cache-disk-size",
-    "--on-conflict",
+pub(super) const ABOUT_STORES: [(&str, IsGiven); 11] = [
+    ("--posix-metadata", |options| options.posix_metadata),
+    ("--uid", |options| options.uid.is_some()),
+    ("--gid", |options| options.gid.is_some()),
+    ("--file-mode", |options| options.file_mode.is_some()),
+    ("--dir-mode", |options| options.dir_mode.is_some()),
+    ("--umask", |options| options.umask.is_some()),
+    ("--capacity", |options| options.capacity.is_some()),
+    ("--writeback-delay", |options| options.writeback_delay.is_some()),
+    ("--cache-dir", |options| options.cache_dir.is_some()),
+    ("--cache-disk-size", |options| options.cache_disk_size.is_some()),
+    ("--on-conflict", |options| options.on_conflict.is_some()),
 ];
 
 /// What contradicts itself in the flags of a directory.
 fn contradictions(options: &Options) -> Vec<PlanError> {
-    let given = [
-        options.posix_metadata,
-        options.uid.is_some(),
-        options.gid.is_some(),
-        options.file_mode.is_some(),
-        options.dir_mode.is_some(),
-        options.umask.is_some(),
-        options.capacity.is_some(),
-        options.writeback_delay.is_some(),
-        options.cache_dir.is_some(),
-        options.cache_disk_size.is_some(),
-        options.on_conflict.is_some(),
-    ];
-    let for_stores = given.into_iter().zip(ABOUT_STORES);
-    let mut errors: Vec<PlanError> =
-        for_stores.filter(|(given, _)| *given).map(|(_, flag)| PlanError::NeedsBackend(flag)).collect();
+    let for_stores = ABOUT_STORES.into_iter().filter(|(_, is_given)| is_given(options));
+    let mut errors: Vec<PlanError> = for_stores.map(|(flag, _)| PlanError::NeedsBackend(flag)).collect();
     if options.migration_mode == MigrationMode::FileHandles {
         if options.migration_confirm_paths {
             errors.push(PlanError::ConfirmPaths);

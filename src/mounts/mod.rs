@@ -29,10 +29,10 @@ use self::listing::{DOTS, Nothing, Overlay, dot, outer_attr, outer_entry};
 use self::numbers::{inner, inner_handle, mount_of, outer};
 use self::points::{Point, Points};
 use self::slot::{Slot, bare_attr};
-use crate::fs::flags::{CREATION_FLAGS, init, refused_readonly};
+use crate::fs::flags::{init, refused_readonly};
 use crate::fs::{
     Attr, Context, DirEntry, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read,
-    Result, SetAttr, Sink, Source, StatFs, Write, XattrReply,
+    Result, SetAttr, Sink, Source, StatFs, Write, XattrReply, readonly,
 };
 use crate::objectfs::{Config, Ids, ObjectFs};
 use crate::store::{MountId, Store};
@@ -407,7 +407,8 @@ impl<S: Store> FileSystem for Mounts<S> {
             && slot.readonly
             && self.points.child(parent, name).is_none()
         {
-            return create_readonly(slot.fs().await?, mount, (ctx, node, name), flags, kill_priv).await;
+            let (entry, opened) = readonly::create(slot.fs().await?, ctx, node, name, flags, kill_priv).await?;
+            return Ok((outer_entry(mount, entry), outer_opened(mount, opened)));
         }
         let (fs, mount, parent) = self.new_name(parent, name).await?;
         let (entry, opened) = fs.create(ctx, parent, name, mode, flags, umask, kill_priv, ext).await?;
@@ -570,24 +571,4 @@ impl<S: Store> FileSystem for Mounts<S> {
         let ready = self.all().filter_map(Slot::ready);
         join_all(ready.map(|fs| fs.syncfs(ctx, NodeId::ROOT))).await.into_iter().collect()
     }
-}
-
-/// CREATE in a mount that cannot be changed: opens what is there.
-async fn create_readonly<S: Store>(
-    fs: &ObjectFs<S>,
-    mount: MountId,
-    (ctx, parent, name): (Context, NodeId, &[u8]),
-    flags: u32,
-    kill_priv: bool,
-) -> Result<(Entry, Opened)> {
-    let missing = |errno| if errno == Errno::ENOENT { Errno::EROFS } else { errno };
-    let entry = fs.lookup(ctx, parent, name).await.map_err(missing)?;
-    let opened = match refused_readonly(flags) {
-        Some(errno) => Err(errno),
-        None => fs.open(ctx, entry.nodeid, flags & !CREATION_FLAGS, kill_priv).await,
-    };
-    if opened.is_err() {
-        fs.forget(entry.nodeid, 1);
-    }
-    Ok((outer_entry(mount, entry), outer_opened(mount, opened?)))
 }

@@ -9,7 +9,7 @@ use futures::poll;
 
 use super::*;
 use crate::cache::Part;
-use crate::objectfs::{CachePolicy, OnConflict};
+use crate::objectfs::{CachePolicy, OnConflict, testing};
 use crate::store::{
     Capabilities, Keep, Kind, ListEntry, Meta, Op, Pool, Remote, Reply, Segment, StoreError, StoreErrorKind,
 };
@@ -142,22 +142,12 @@ impl Store for Arc<Double> {
 fn config() -> Config {
     Config {
         cache: CachePolicy::Auto,
-        expiration: None,
-        readdirplus: true,
-        writeback: false,
-        allow_mmap: false,
         killpriv_v2: true,
-        uid: 0,
-        gid: 0,
-        file_mode: 0o644,
-        dir_mode: 0o755,
-        posix: false,
-        xattr: false,
         on_conflict: OnConflict::KeepBoth,
         capacity: 1 << 30,
-        writeback_delay: Duration::ZERO,
         inodes_max: 1000,
         handles_max: 100,
+        ..testing::config()
     }
 }
 

@@ -62,8 +62,8 @@ const SESSION_END: Duration = Duration::from_secs(30);
 pub struct ObjectFs<S: Store> {
     core: Arc<Core<S>>,
     _retrier: upload::Retrier,
-    _saver: Option<save::Saver>,
-    _writeback: Option<writeback::WriteBack>,
+    _saver: Option<due::Follower>,
+    _writeback: Option<due::Follower>,
 }
 
 impl<S: Store> ObjectFs<S> {
@@ -93,9 +93,11 @@ impl<S: Store> ObjectFs<S> {
     ) -> std::io::Result<ObjectFs<S>> {
         let core = Core::new(config, ids, remote, capabilities, memory.into())?;
         let retrier = upload::Retrier::start(Arc::downgrade(&core))?;
-        let saver = config.posix.then(|| save::Saver::start(&core)).transpose()?;
-        let delayed = !config.writeback_delay.is_zero();
-        let writeback = delayed.then(|| writeback::WriteBack::start(&core)).transpose()?;
+        let follow = due::Follower::start;
+        let saver = || follow("ovfs-attributes", &core, &core.pending, Core::save_due);
+        let saver = config.posix.then(saver).transpose()?;
+        let writeback = || follow("ovfs-writeback", &core, &core.closed_files, Core::write_back);
+        let writeback = (!config.writeback_delay.is_zero()).then(writeback).transpose()?;
         Ok(ObjectFs { core, _retrier: retrier, _saver: saver, _writeback: writeback })
     }
 
