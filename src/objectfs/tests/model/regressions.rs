@@ -369,3 +369,24 @@ fn a_listing_from_before_an_upload_does_not_bring_back_the_old_length() {
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn what_is_a_file_and_a_directory_may_be_seen_as_it_was_listed() {
+    let steps = [
+        put("e/s/a", 1),
+        put("e", 0),
+        Step::Open { path: p("e/s/a"), access: Access::WriteOnly, truncate: false, append: false },
+        put("b", 0),
+        write(0, 1, 1),
+        Step::Delete { path: p("e/s/a") },
+        Step::Expire,
+        create("a"),
+        create("b"),
+        Step::TruncatePath { path: p("d"), size: 0 },
+        Step::PutMarker { path: p("e/s") },
+        Step::Close { file: 9 },
+        create("a"),
+        Step::Mkdir { path: p("e/a") },
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
