@@ -378,8 +378,10 @@ impl Contract {
         for file in self.files.values_mut() {
             let there = file.place.as_ref().and_then(|place| self.bucket.get(place));
             let same = there.is_some_and(|there| **there == file.bytes);
+            // What nobody can tell may be the same.
+            let may_be_same = same || (file.wild && there.is_some());
             match file.dirty {
-                Dirty::Yes if same => file.dirty = Dirty::Maybe,
+                Dirty::Yes if may_be_same => file.dirty = Dirty::Maybe,
                 // The same bytes were there by chance.
                 Dirty::Maybe if !same && !file.stored && !file.foreign => file.dirty = Dirty::Yes,
                 _ => {}
