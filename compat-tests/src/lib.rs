@@ -15,8 +15,8 @@
 //! - [`daemon`]: starts a daemon under test; [`subject`]: a share for it, and repeatable chance; [`tree`]: what a host
 //!   directory looks like.
 //! - [`hostile`]: a guest that breaks the rules, and what must hold afterwards.
-//! - [`stores`]: the servers of stores, a look at them from outside, and the table of what each can do; [`gate`], [`meter`]:
-//!   what stands between a daemon and a server.
+//! - [`stores`]: the servers of stores, a look at them from outside, and the table of what each can do; [`gate`], [`meter`],
+//!   [`switch`]: what stands between a daemon and a server.
 //! - [`script`], [`cases`], [`transcript`]: the same scripts on two daemons, compared line by line.
 
 pub mod cases;
@@ -37,6 +37,7 @@ pub mod rows;
 pub mod script;
 pub mod stores;
 pub mod subject;
+pub mod switch;
 pub mod transcript;
 pub mod tree;
 pub mod vhost_user;

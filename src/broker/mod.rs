@@ -11,6 +11,8 @@ mod cursors;
 mod disk;
 mod error;
 mod gate;
+#[cfg(feature = "s3")]
+mod keys;
 mod local;
 mod mounts;
 mod operator;

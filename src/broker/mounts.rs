@@ -33,8 +33,8 @@ pub(super) struct Slot {
     /// Where it is in the share.
     pub path: String,
     current: RwLock<Current>,
-    /// Those before it, which may still have something under way.
-    past: Mutex<Vec<Weak<Mount>>>,
+    /// Those before it, which may still have something under way, and how they are reached.
+    past: Mutex<Vec<(Weak<Mount>, Backend)>>,
 }
 
 #[derive(Debug)]
@@ -97,19 +97,31 @@ impl Slot {
         if let Err(error) = mount.serve(Op::Probe).await {
             return Changed::Refused(error.text);
         }
+        if same_place {
+            // Their keys may be taken out of use before they are done.
+            old.follow(&mount);
+            let past = self.past();
+            past.iter().filter(|(_, place)| backend.is_same_place(place)).for_each(|(past, _)| past.follow(&mount));
+        }
         let current = Current { mount, backend: backend.clone(), options };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        past.retain(|mount| mount.strong_count() > 0);
-        past.push(Arc::downgrade(&old));
+        past.retain(|(mount, _)| mount.strong_count() > 0);
+        past.push((Arc::downgrade(&old), before));
         Changed::Applied
+    }
+
+    /// The store as it was before, as long as anything there is under way.
+    fn past(&self) -> Vec<(Arc<Mount>, Backend)> {
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        past.iter().filter_map(|(mount, backend)| Some((mount.upgrade()?, backend.clone()))).collect()
     }
 
     /// Waits until nothing is being written any more.
     async fn settle(&self) {
-        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let all: Vec<Arc<Mount>> = past.iter().filter_map(Weak::upgrade).chain([self.mount()]).collect();
-        join_all(all.iter().map(|mount| mount.settle())).await;
+        let past = self.past();
+        let now = self.mount();
+        join_all(past.iter().map(|(mount, _)| mount).chain([&now]).map(|mount| mount.settle())).await;
     }
 }
 
