@@ -280,11 +280,11 @@ impl Receiver {
 const SETTINGS_TRIED: usize = 5;
 
 /// What a store says to `op`. A store that refuses us is asked again if there are other keys for it by now.
-async fn ask(slot: &Slot, op: Op, news: Option<&News>) -> Result<Reply, StoreError> {
-    let Some(news) = news else { return slot.mount().serve(op).await };
+async fn ask(slot: &Arc<Slot>, op: Op, news: Option<&News>) -> Result<Reply, StoreError> {
+    let Some(news) = news else { return slot.serve(&slot.mount(), op).await };
     for _ in 1..SETTINGS_TRIED {
         let mount = slot.mount();
-        match mount.serve(op.clone()).await {
+        match slot.serve(&mount, op.clone()).await {
             Err(e) if e.kind == StoreErrorKind::PermissionDenied => {
                 news.settled().await;
                 if Arc::ptr_eq(&mount, &slot.mount()) {
@@ -295,7 +295,7 @@ async fn ask(slot: &Slot, op: Op, news: Option<&News>) -> Result<Reply, StoreErr
             result => return result,
         }
     }
-    slot.mount().serve(op).await
+    slot.serve(&slot.mount(), op).await
 }
 
 /// The answer to a request; there always is one.
@@ -318,8 +318,9 @@ async fn answer(slot: Option<Arc<Slot>>, op: Op, news: Option<Arc<News>>) -> Res
             | StoreErrorKind::InvalidName
             | StoreErrorKind::AttributesTooLarge
             | StoreErrorKind::ReadOnly
-            | StoreErrorKind::Stale => log::Level::Debug,
-            _ if again => log::Level::Debug,
+            | StoreErrorKind::Stale
+            | StoreErrorKind::Silent => log::Level::Debug,
+            _ if again || slot.is_gone() => log::Level::Debug,
             _ => log::Level::Warn,
         };
         match slot.is_root() {

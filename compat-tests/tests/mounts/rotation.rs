@@ -44,13 +44,14 @@ fn keys_rotate_during_one_large_write() {
     let etc = scratch.join("etc");
     fs::create_dir(&etc).expect("make a directory");
     let mut settings = Settings { dir: &etc, generation: 0 };
-    let options = "[options]\ncache_size = \"32M\"\n";
+    let mebibytes = std::env::var(MEBIBYTES.0).ok().and_then(|text| text.parse().ok()).unwrap_or(MEBIBYTES.1);
+    // Most of the file does not fit, so that it is uploaded while it is being written.
+    let options = format!("[options]\ncache_size = \"{}M\"\n", (mebibytes / 4).max(32));
     settings.put(0, &format!("{options}{}", servers[0].section_through(switch.port())));
     let socket = scratch.join("run/s");
     let mut daemon = launch(&settings.file(), &socket).start();
     let mut guest = guest(&mut daemon, &socket);
 
-    let mebibytes = std::env::var(MEBIBYTES.0).ok().and_then(|text| text.parse().ok()).unwrap_or(MEBIBYTES.1);
     let pieces = (mebibytes << 20) / PIECE;
     let (entry, opened) = guest.create(ROOT, b"large", libc::O_WRONLY, 0o644).expect("create");
     let mut sum = Sha256::new();
