@@ -16,8 +16,8 @@
 //!   directory looks like.
 //! - [`hostile`]: a guest that breaks the rules, and what must hold afterwards.
 //! - [`mounted`]: ovfs on a store, with a guest.
-//! - [`stores`]: the servers of stores, a look at them from outside, and the table of what each can do; [`gate`], [`meter`]:
-//!   what stands between a daemon and a server.
+//! - [`stores`]: the servers of stores, a look at them from outside, and the table of what each can do; [`gate`], [`meter`],
+//!   [`switch`]: what stands between a daemon and a server.
 //! - [`script`], [`cases`], [`transcript`]: the same scripts on two daemons, compared line by line.
 
 pub mod cases;
@@ -39,6 +39,7 @@ pub mod rows;
 pub mod script;
 pub mod stores;
 pub mod subject;
+pub mod switch;
 pub mod transcript;
 pub mod tree;
 pub mod vhost_user;

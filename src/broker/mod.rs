@@ -7,10 +7,13 @@
 //! `services` tells how stores differ, `operator` builds OpenDAL's part, `remote` does the operations on what OpenDAL
 //! reaches, `local` on a directory of this machine. `disk` keeps blocks of what was read on this machine's disk.
 
+mod breaker;
 mod cursors;
 mod disk;
 mod error;
 mod gate;
+#[cfg(feature = "s3")]
+mod keys;
 mod local;
 mod mounts;
 mod operator;

@@ -5,14 +5,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
 use super::BrokerOptions;
+use super::breaker::{ASK_AGAIN, ASK_AGAIN_MAX, Breaker};
+use super::error::error;
 use super::serve::Mount;
 use super::url::{Backend, BackendError};
-use crate::store::{MountId, Op, Pool};
+use crate::store::{MountId, Op, Pool, Reply, StoreError, StoreErrorKind};
 
 /// A store to be served, and where.
 #[derive(Clone, Debug)]
@@ -33,8 +35,10 @@ pub(super) struct Slot {
     /// Where it is in the share.
     pub path: String,
     current: RwLock<Current>,
-    /// Those before it, which may still have something under way.
-    past: Mutex<Vec<Weak<Mount>>>,
+    /// Those before it, which may still have something under way, and how they are reached.
+    past: Mutex<Vec<(Weak<Mount>, Backend)>>,
+    /// Whether the store answers at all.
+    breaker: Breaker,
 }
 
 #[derive(Debug)]
@@ -72,6 +76,56 @@ impl Slot {
         self.path == "/"
     }
 
+    /// Whether the store was taken for gone when it was last asked.
+    pub fn is_gone(&self) -> bool {
+        self.breaker.is_open()
+    }
+
+    /// Does `op` on the store as `mount` reaches it, unless the store is taken for gone.
+    pub async fn serve(self: &Arc<Self>, mount: &Mount, op: Op) -> Result<Reply, StoreError> {
+        // Whoever only probes wants to know.
+        if self.breaker.is_open() && !matches!(op, Op::Probe) {
+            return Err(error(StoreErrorKind::Silent, "the store is silent, and is asked in the background"));
+        }
+        let (sent, patience) = (Instant::now(), self.request_timeout());
+        let result = mount.serve(op).await;
+        match &result {
+            Err(e) if e.kind == StoreErrorKind::Unavailable => {
+                if self.breaker.unanswered(sent, patience) {
+                    let seconds = patience.as_secs_f32();
+                    log::warn!(
+                        "{}: the store has said nothing for {seconds} s; until it does, requests fail at once",
+                        self.path
+                    );
+                    tokio::spawn(Arc::clone(self).ask_until_heard());
+                }
+            }
+            // Not the store's words.
+            Err(e) if matches!(e.kind, StoreErrorKind::Protocol | StoreErrorKind::ReadOnly | StoreErrorKind::Stale) => {
+            }
+            _ => self.heard(),
+        }
+        result
+    }
+
+    fn heard(&self) {
+        if self.breaker.heard() {
+            log::info!("{}: the store answers again", self.path);
+        }
+    }
+
+    async fn ask_until_heard(self: Arc<Self>) {
+        let mut pause = ASK_AGAIN;
+        while self.breaker.is_open() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(ASK_AGAIN_MAX);
+            match self.mount().serve(Op::Probe).await {
+                Err(e) if e.kind == StoreErrorKind::Unavailable => log::debug!("{}: still silent: {e}", self.path),
+                _ => self.heard(),
+            }
+        }
+    }
+
     /// How long its requests may take.
     pub fn request_timeout(&self) -> Duration {
         self.current(|current| current.options.request_timeout)
@@ -97,19 +151,32 @@ impl Slot {
         if let Err(error) = mount.serve(Op::Probe).await {
             return Changed::Refused(error.text);
         }
+        self.heard();
+        if same_place {
+            // Their keys may be taken out of use before they are done.
+            old.follow(&mount);
+            let past = self.past();
+            past.iter().filter(|(_, place)| backend.is_same_place(place)).for_each(|(past, _)| past.follow(&mount));
+        }
         let current = Current { mount, backend: backend.clone(), options };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
-        past.retain(|mount| mount.strong_count() > 0);
-        past.push(Arc::downgrade(&old));
+        past.retain(|(mount, _)| mount.strong_count() > 0);
+        past.push((Arc::downgrade(&old), before));
         Changed::Applied
+    }
+
+    /// The store as it was before, as long as anything there is under way.
+    fn past(&self) -> Vec<(Arc<Mount>, Backend)> {
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        past.iter().filter_map(|(mount, backend)| Some((mount.upgrade()?, backend.clone()))).collect()
     }
 
     /// Waits until nothing is being written any more.
     async fn settle(&self) {
-        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let all: Vec<Arc<Mount>> = past.iter().filter_map(Weak::upgrade).chain([self.mount()]).collect();
-        join_all(all.iter().map(|mount| mount.settle())).await;
+        let past = self.past();
+        let now = self.mount();
+        join_all(past.iter().map(|(mount, _)| mount).chain([&now]).map(|mount| mount.settle())).await;
     }
 }
 
@@ -129,7 +196,7 @@ impl Mounts {
         for Mounted { id, path, backend, options } in stores {
             let mount = Mount::new(&backend, pool, &options).map_err(|error| (path.clone(), error))?;
             let current = RwLock::new(Current { mount: Arc::new(mount), backend, options });
-            all.insert(id, Arc::new(Slot { path, current, past: Mutex::default() }));
+            all.insert(id, Arc::new(Slot { path, current, past: Mutex::default(), breaker: Breaker::default() }));
         }
         Ok(Mounts { all })
     }

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::mounts::{Changed, Mounts};
 use super::url::Backend;
@@ -21,6 +21,37 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long after settings that were refused they are tried again, at first and at most.
 const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// How long whoever was refused by a store waits for settings that are being changed.
+const NEWS: Duration = Duration::from_secs(20);
+
+/// Whether the files say something else than what is in force: keys are often taken out of use in the moment in which
+/// others are written down.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    look: Notify,
+    seen: watch::Sender<Option<Seen>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// When the files were looked at, or a little later.
+    at: Instant,
+    /// All that they said then has been tried.
+    settled: bool,
+}
+
+impl News {
+    /// Has the files looked at now, and waits until all that they say has been tried.
+    pub async fn settled(&self) {
+        let since = Instant::now();
+        self.look.notify_one();
+        let mut seen = self.seen.subscribe();
+        let done = seen.wait_for(|seen| seen.is_some_and(|seen| seen.at >= since && seen.settled));
+        // Whoever waited goes on either way.
+        let _ = timeout(NEWS, done).await;
+    }
+}
 
 /// Where settings come from. Its methods may block.
 pub trait Configuration: Send + 'static {
@@ -52,12 +83,13 @@ enum Tried {
     Refused(String),
 }
 
-/// Keeps `mounts` as `configuration` says, for ever. A value in `asked` wants it read at once.
+/// Keeps `mounts` as `configuration` says, for ever. A value in `asked` wants it read at once; `news` is kept up to date.
 pub(super) async fn follow(
     mut configuration: Box<dyn Configuration>,
     mounts: Arc<Mounts>,
     mut asked: watch::Receiver<()>,
     to_device: mpsc::Sender<Vec<u8>>,
+    news: Arc<News>,
 ) {
     // What was read at the start may be out of date already.
     let (mut read, mut before) = (None, None);
@@ -66,11 +98,13 @@ pub(super) async fn follow(
     loop {
         let at_once = tokio::select! {
             () = sleep(LOOK) => false,
+            () = news.look.notified() => false,
             changed = asked.changed() => match changed {
                 Ok(()) => true,
                 Err(_) => return,
             },
         };
+        let at = Instant::now();
         let Ok((back, looks)) = spawn_blocking(move || {
             let looks = configuration.look();
             (configuration, looks)
@@ -84,6 +118,7 @@ pub(super) async fn follow(
         before = Some(looks);
         let due = again.is_some_and(|at| at <= Instant::now());
         if !(at_once || changed || due) {
+            news.seen.send_replace(Some(Seen { at, settled: read == Some(looks) }));
             continue;
         }
         if at_once || changed {
@@ -114,6 +149,7 @@ pub(super) async fn follow(
                 pause = (pause * 2).min(AGAIN_MAX);
             }
         }
+        news.seen.send_replace(Some(Seen { at, settled: true }));
     }
 }
 

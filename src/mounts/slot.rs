@@ -208,7 +208,7 @@ fn check(config: &Config, can: Capabilities) -> std::result::Result<Capabilities
 /// What the guest is told below a mount that cannot be served: it says nothing of names, for none is known.
 fn errno(kind: StoreErrorKind) -> Errno {
     match kind {
-        StoreErrorKind::Unavailable => Errno::ETIMEDOUT,
+        StoreErrorKind::Unavailable | StoreErrorKind::Silent => Errno::ETIMEDOUT,
         StoreErrorKind::PermissionDenied => Errno::EACCES,
         _ => Errno::EIO,
     }

@@ -206,6 +206,7 @@ impl<S: Store> Core<S> {
         let later = matches!(
             error.kind,
             StoreErrorKind::Unavailable
+                | StoreErrorKind::Silent
                 | StoreErrorKind::Io
                 | StoreErrorKind::NoSpace
                 | StoreErrorKind::PermissionDenied

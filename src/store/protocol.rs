@@ -331,6 +331,8 @@ pub enum StoreErrorKind {
     Stale,
     /// No answer within the deadline, or the store cannot be reached.
     Unavailable,
+    /// Not sent: the store is taken for gone until it answers a question in the background.
+    Silent,
     /// A slice outside the pool, a path with forbidden components: the device's fault.
     Protocol,
     /// Everything else.

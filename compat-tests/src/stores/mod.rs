@@ -253,6 +253,27 @@ impl TestStore {
         }
     }
 
+    /// What a file of settings says of it after `type`, with credentials, its server reached through `port`.
+    ///
+    /// # Panics
+    /// For kinds that no test has written down so yet.
+    pub fn settings_through(&self, port: u16) -> String {
+        match self.kind {
+            Kind::Moto | Kind::S3sFs => format!(
+                "type = \"s3\"\nbucket = \"{BUCKET}\"\nregion = \"us-east-1\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
+                 access_key_id = \"{ACCESS_KEY}\"\nsecret_access_key = \"{SECRET_KEY}\"\n"
+            ),
+            Kind::Azurite => format!(
+                "type = \"azblob\"\ncontainer = \"{BUCKET}\"\nendpoint = \"http://127.0.0.1:{port}/{account}\"\n\
+                 account_name = \"{account}\"\naccount_key = \"{key}\"\n",
+                account = azure::ACCOUNT,
+                key = azure::KEY
+            ),
+            Kind::Fs => format!("type = \"fs\"\nroot = \"{}\"\n", self.root().display()),
+            kind => panic!("nobody has written down the settings of {}", kind.name()),
+        }
+    }
+
     /// Environment that ovfs needs for it.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         match self.kind {

@@ -2,6 +2,7 @@
 
 mod outage;
 mod reload;
+mod rotation;
 mod share;
 mod speed;
 

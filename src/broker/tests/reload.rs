@@ -109,7 +109,7 @@ fn file_is_read_when_it_looks_other_and_has_settled_and_when_asked() {
     let (ask, asked) = watch::channel(());
     let (to_device, mut frames) = mpsc::channel(64);
     let configuration = Box::new(Scripted(Arc::clone(&script)));
-    runtime.spawn(follow(configuration, Arc::clone(&mounts), asked, to_device));
+    runtime.spawn(follow(configuration, Arc::clone(&mounts), asked, to_device, Arc::default()));
     let wait = |what: &str, done: &dyn Fn() -> bool| {
         let end = Instant::now() + Duration::from_secs(20);
         while !done() {
