@@ -156,6 +156,7 @@ fn config() -> Config {
         on_conflict: OnConflict::KeepBoth,
         capacity: 1 << 30,
         writeback_delay: Duration::ZERO,
+        dirty_ratio: 50,
         inodes_max: 1000,
         handles_max: 100,
     }

@@ -60,6 +60,7 @@ impl Fs {
             on_conflict: OnConflict::Fail,
             capacity: 1 << 50,
             writeback_delay: Duration::ZERO,
+            dirty_ratio: 50,
             inodes_max: 10_000,
             handles_max: 1_000,
         };
