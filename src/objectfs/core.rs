@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
 use super::attributes::{Birth, Owned, PERMISSIONS};
@@ -202,6 +203,16 @@ impl<S: Store> Core<S> {
     pub(super) fn spawn<Fut: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Core<S>>) -> Fut) {
         if let Some(me) = self.me.upgrade() {
             self.background.spawn_ok(work(me));
+        }
+    }
+
+    /// As [`Core::spawn`], begun at once: what `work` does before it first waits is done when this returns.
+    pub(super) fn begin<Fut: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Core<S>>) -> Fut) {
+        if let Some(me) = self.me.upgrade() {
+            let mut work = Box::pin(work(me));
+            if (&mut work).now_or_never().is_none() {
+                self.background.spawn_ok(work);
+            }
         }
     }
 

@@ -146,3 +146,21 @@ fn attributes_that_still_stand_are_not_asked_for_again() {
     fs.fs.core.expire();
     assert!((0..100).all(|number| mode(number) == Ok(if number == 7 || number == 8 { 0o600 } else { 0o640 })));
 }
+
+#[test]
+fn a_large_file_is_read_with_few_requests_and_no_byte_twice() {
+    const SIZE: usize = 40 << 20;
+    const READ: u32 = 128 << 10;
+    let fs = Fs::with_pages((16 << 20, PAGE), capabilities(), |_| {});
+    let bytes: Vec<u8> = (0..SIZE / 8).flat_map(|n| (n as u64).to_le_bytes()).collect();
+    fs.bucket().put("large", &bytes);
+    let file = fs.open("large", libc::O_RDONLY as u32).expect("open");
+    fs.forget_log();
+    for offset in (0..SIZE).step_by(READ as usize) {
+        let read = fs.read_at(file, offset as u64, READ).expect("read");
+        assert!(read == bytes[offset..offset + READ as usize], "at {offset}");
+    }
+    assert_eq!(fs.bucket().read, SIZE as u64);
+    // Requests of 2 MiB, a quarter of the window that so much memory allows, and shorter ones at the beginning.
+    assert!(fs.count("read") <= SIZE / (2 << 20) + 20, "{}", fs.count("read"));
+}
