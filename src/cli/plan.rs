@@ -139,6 +139,8 @@ pub struct BackendShare {
     pub translate_gid: Vec<IdMap>,
     /// What statfs(2) calls the size of the file system, in bytes.
     pub capacity: u64,
+    /// How much of `cache_size` may hold what is not yet stored, in percent.
+    pub cache_dirty_ratio: u32,
     /// Where blocks of what was read are kept, and how many bytes of them.
     pub cache_dir: Option<(PathBuf, u64)>,
     /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
@@ -361,6 +363,7 @@ pub(super) fn backend(options: &Options, url: Option<String>) -> Result<BackendS
         translate_uid: within_ids(options.translate_uid.clone()),
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
+        cache_dirty_ratio: options.cache_dirty_ratio.unwrap_or(50),
         cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
         writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
@@ -386,7 +389,7 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 type IsGiven = fn(&Options) -> bool;
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [(&str, IsGiven); 11] = [
+pub(super) const ABOUT_STORES: [(&str, IsGiven); 12] = [
     ("--posix-metadata", |options| options.posix_metadata),
     ("--uid", |options| options.uid.is_some()),
     ("--gid", |options| options.gid.is_some()),
@@ -395,6 +398,7 @@ pub(super) const ABOUT_STORES: [(&str, IsGiven); 11] = [
     ("--umask", |options| options.umask.is_some()),
     ("--capacity", |options| options.capacity.is_some()),
     ("--writeback-delay", |options| options.writeback_delay.is_some()),
+    ("--cache-dirty-ratio", |options| options.cache_dirty_ratio.is_some()),
     ("--cache-dir", |options| options.cache_dir.is_some()),
     ("--cache-disk-size", |options| options.cache_disk_size.is_some()),
     ("--on-conflict", |options| options.on_conflict.is_some()),
@@ -582,6 +586,7 @@ mod tests {
             "--umask=0",
             "--capacity=1P",
             "--writeback-delay=1",
+            "--cache-dirty-ratio=20",
             "--cache-dir=/nonexistent",
             "--on-conflict=fail",
         ] {
@@ -611,6 +616,8 @@ mod tests {
             "--capacity 1E",
             "--writeback-delay 3600001",
             "--writeback-delay 1s",
+            "--cache-dirty-ratio 4",
+            "--cache-dirty-ratio 91",
             "--cache-disk-size 1M",
             "--on-conflict Fail",
         ] {

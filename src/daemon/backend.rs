@@ -292,6 +292,7 @@ fn config(share: &BackendShare) -> objectfs::Config {
         on_conflict: share.on_conflict,
         capacity: share.capacity,
         writeback_delay: share.writeback_delay,
+        dirty_ratio: share.cache_dirty_ratio,
         inodes_max: INODES_MAX,
         handles_max: HANDLES_MAX,
     }

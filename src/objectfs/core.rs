@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::executor::{ThreadPool, ThreadPoolBuilder};
 
 use super::attributes::{Birth, Owned, PERMISSIONS};
@@ -79,6 +80,8 @@ pub struct Config {
     pub capacity: u64,
     /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
     pub writeback_delay: Duration,
+    /// How much of the memory may hold what the store does not have yet, in percent.
+    pub dirty_ratio: u32,
     /// Most inodes the guest may know at once.
     pub inodes_max: usize,
     /// Most open files, and most open directories.
@@ -203,9 +206,20 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Most bytes that may be dirty: half the pool, so that reading always finds memory.
+    /// As [`Core::spawn`], begun at once: what `work` does before it first waits is done when this returns.
+    pub(super) fn begin<Fut: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Core<S>>) -> Fut) {
+        if let Some(me) = self.me.upgrade() {
+            let mut work = Box::pin(work(me));
+            if (&mut work).now_or_never().is_none() {
+                self.background.spawn_ok(work);
+            }
+        }
+    }
+
+    /// Most bytes that may be dirty: never all of the memory, so that reading always finds some.
     pub(super) fn dirty_max(&self) -> usize {
-        self.blocks.len() / 2
+        let (len, percent) = (self.blocks.len(), self.config.dirty_ratio as usize);
+        len / 100 * percent + len % 100 * percent / 100
     }
 
     /// Whether an answer of the store asked for at `asked` may still be used.

@@ -31,6 +31,7 @@ pub fn config() -> Config {
         on_conflict: OnConflict::Fail,
         capacity: 1 << 50,
         writeback_delay: Duration::ZERO,
+        dirty_ratio: 50,
         inodes_max: 10_000,
         handles_max: 1_000,
     }

@@ -292,7 +292,7 @@ pub(super) fn hidden_name() -> String {
     format!("{HIDDEN_PREFIX}{:016x}{:016x}", random(), random())
 }
 
-/// The thread that tries failed uploads again.
+/// The thread that tries failed uploads again, and gives memory back that is not needed.
 #[derive(Debug)]
 pub struct Retrier {
     stop: Arc<(Mutex<bool>, Condvar)>,
@@ -317,6 +317,7 @@ impl Retrier {
                 }
                 drop(stopped);
                 let Some(core) = core.upgrade() else { return };
+                core.blocks.give_back_if_idle();
                 futures::executor::block_on(core.retry());
             }
         })?;
