@@ -2,7 +2,7 @@
 //!
 //! Data flows one way: `device` (virtio) → `fuse` (protocol) → `fs` (the narrow waist), implemented by `passthrough`
 //! (a host directory), by `mounts` (several stores) and by `objectfs` → `cache` → `store` (messages) → `broker` (OpenDAL, another process).
-//! `cli`, `config` and `process` surround them; `daemon` is the start order.
+//! `cli`, `config` and `process` surround them; `metrics` is what they count, `status` shows it; `daemon` is the start order.
 
 pub mod broker;
 pub mod cache;
@@ -12,8 +12,10 @@ pub mod daemon;
 pub mod device;
 pub mod fs;
 pub mod fuse;
+pub mod metrics;
 pub mod mounts;
 pub mod objectfs;
 pub mod passthrough;
 pub mod process;
+pub mod status;
 pub mod store;

@@ -2,16 +2,22 @@
 //!
 //! Most servers check no condition when they put parts together, and OpenDAL sends what is left of the parts and that
 //! request in one go, which may take minutes. So the transport itself stops before it: whoever closes a writer here is
-//! asked whether to go on, and can look at the store at the latest moment there is.
+//! asked whether to go on, and can look at the store at the latest moment there is. Requests are counted here, too, each as
+//! often as it is sent.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
 
+use futures::StreamExt;
 use http::{Method, Request, Response};
 use opendal::raw::ServiceOperation;
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use tokio::sync::{mpsc, oneshot};
 
+use super::requests::{kind_of, says_no};
+use crate::metrics::{Kind, StoreMeter};
 use crate::store::StoreError;
 
 tokio::task_local! {
@@ -50,9 +56,12 @@ where
     }
 }
 
-/// Sends requests, but those in a [`guarded`] only after asking.
+/// Sends requests, and counts them; but those in a [`guarded`] only after asking.
 #[derive(Debug)]
-pub(super) struct Gate(pub ReqwestTransport);
+pub(super) struct Gate {
+    pub transport: ReqwestTransport,
+    pub meter: Arc<StoreMeter>,
+}
 
 impl HttpTransport for Gate {
     async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>> {
@@ -65,7 +74,35 @@ impl HttpTransport for Gate {
                 return Err(Error::new(ErrorKind::ConditionNotMatch, "the object has changed during the upload"));
             }
         }
-        self.0.fetch(request).await
+        self.counted(request).await
+    }
+}
+
+impl Gate {
+    /// Sends a request. What is counted is the time to the head of the answer, and the content that goes over the wire.
+    async fn counted(&self, request: Request<Buffer>) -> Result<Response<HttpBody>> {
+        let kind = kind_of(&request);
+        if matches!(kind, Kind::Put | Kind::Part) {
+            self.meter.sent(request.body().len() as u64);
+        }
+        let began = Instant::now();
+        let answer = self.transport.fetch(request).await;
+        let failed = answer.as_ref().map_or(true, |answer| says_no(answer.status()));
+        self.meter.request(kind, began.elapsed(), failed);
+        let answer = answer?;
+        if kind != Kind::Get || failed {
+            return Ok(answer);
+        }
+        let meter = Arc::clone(&self.meter);
+        Ok(answer.map(|body| {
+            body.map_inner(|stream| {
+                Box::new(stream.inspect(move |piece| {
+                    if let Ok(piece) = piece {
+                        meter.received(piece.len() as u64);
+                    }
+                }))
+            })
+        }))
     }
 }
 

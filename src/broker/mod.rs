@@ -6,11 +6,14 @@
 //!
 //! `services` tells how stores differ, `operator` builds OpenDAL's part, `remote` does the operations on what OpenDAL
 //! reaches, `local` on a directory of this machine. `disk` keeps blocks of what was read on this machine's disk.
+//! `requests` tells the kinds of requests apart, `eyes` and `exporter` show what was counted.
 
 mod breaker;
 mod cursors;
 mod disk;
 mod error;
+mod exporter;
+mod eyes;
 mod gate;
 #[cfg(feature = "s3")]
 mod keys;
@@ -19,6 +22,7 @@ mod mounts;
 mod operator;
 mod reload;
 mod remote;
+mod requests;
 mod run;
 mod serve;
 mod services;
@@ -27,6 +31,8 @@ mod tests;
 mod url;
 
 pub use disk::Disk;
+pub use exporter::MetricsListener;
+pub use eyes::{Answer, Eyes, status_name};
 pub use mounts::Mounted;
 pub use reload::{Configuration, Wanted};
 pub use run::{BrokerOptions, run};

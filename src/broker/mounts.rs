@@ -11,9 +11,11 @@ use futures::future::join_all;
 
 use super::BrokerOptions;
 use super::breaker::{ASK_AGAIN, ASK_AGAIN_MAX, Breaker};
+use super::disk::Disk;
 use super::error::error;
 use super::serve::Mount;
 use super::url::{Backend, BackendError};
+use crate::metrics::StoreMeter;
 use crate::store::{MountId, Op, Pool, Reply, StoreError, StoreErrorKind};
 
 /// A store to be served, and where.
@@ -126,6 +128,21 @@ impl Slot {
         }
     }
 
+    /// Where what goes to its store is counted.
+    pub fn meter(&self) -> Arc<StoreMeter> {
+        self.current(|current| Arc::clone(&current.options.meter))
+    }
+
+    /// Where what was read may come from instead of the store.
+    pub fn disk(&self) -> Option<Arc<Disk>> {
+        self.current(|current| current.options.disk.clone())
+    }
+
+    /// The scheme of its store's URL.
+    pub fn scheme(&self) -> &'static str {
+        self.current(|current| current.backend.service.scheme)
+    }
+
     /// How long its requests may take.
     pub fn request_timeout(&self) -> Duration {
         self.current(|current| current.options.request_timeout)
@@ -209,6 +226,13 @@ impl Mounts {
     /// The mount of this number.
     pub fn get(&self, id: MountId) -> Option<Arc<Slot>> {
         self.all.get(&id).map(Arc::clone)
+    }
+
+    /// All mounts by their numbers, the lowest first.
+    pub fn numbered(&self) -> Vec<(MountId, &Arc<Slot>)> {
+        let mut all: Vec<_> = self.all.iter().map(|(id, slot)| (*id, slot)).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all
     }
 
     /// How long a request to whichever of them may take.

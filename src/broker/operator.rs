@@ -14,8 +14,10 @@ use super::error::Cleaner;
 use super::gate::Gate;
 #[cfg(feature = "s3")]
 use super::keys::Keys;
+use super::requests::kind_of_retry;
 use super::services::Upload;
 use super::url::{Backend, BackendError};
+use crate::metrics::StoreMeter;
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,6 +94,7 @@ pub(super) fn build(
     backend: &Backend,
     request_timeout: Duration,
     cleaner: &Arc<Cleaner>,
+    meter: &Arc<StoreMeter>,
 ) -> Result<Operators, BackendError> {
     let scheme = backend.service.scheme;
     let refused = |why: String| BackendError::Refused { scheme, why: cleaner.clean(&why) };
@@ -127,7 +130,7 @@ pub(super) fn build(
         .http1_only()
         .build()
         .map_err(|e| refused(format!("no HTTP client: {e}")))?;
-    let transport = HttpTransporter::new(Gate(ReqwestTransport::new(client)));
+    let transport = HttpTransporter::new(Gate { transport: ReqwestTransport::new(client), meter: Arc::clone(meter) });
     let context = base.base_context().with_http_transport(transport);
     let base = base.with_context(context);
     let raw = Operator::from_parts(base.base_context().clone(), base.base_service().clone());
@@ -139,14 +142,15 @@ pub(super) fn build(
 
     let each_try = (request_timeout / 3).max(Duration::from_millis(500));
     let ask_once = masked.clone().layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(each_try));
-    let ask = ask_once.clone().layer(retries(cleaner, 3));
+    let ask = ask_once.clone().layer(retries(cleaner, meter, 3));
     let write = masked.layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(upload_timeout));
     let write = match backend.service.upload {
-        Upload::Parts | Upload::OneShot => write.layer(retries(cleaner, 2)),
+        Upload::Parts | Upload::OneShot => write.layer(retries(cleaner, meter, 2)),
         Upload::InPlace | Upload::Memory => write,
     };
-    let raw =
-        raw.layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(each_try)).layer(retries(cleaner, 3));
+    let raw = raw
+        .layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(each_try))
+        .layer(retries(cleaner, meter, 3));
     Ok(Operators {
         ask,
         ask_once,
@@ -157,8 +161,12 @@ pub(super) fn build(
     })
 }
 
-fn retries(cleaner: &Arc<Cleaner>, times: usize) -> RetryLayer<impl Fn(RetryEvent<'_>) + Send + Sync + 'static> {
-    let cleaner = Arc::clone(cleaner);
+fn retries(
+    cleaner: &Arc<Cleaner>,
+    meter: &Arc<StoreMeter>,
+    times: usize,
+) -> RetryLayer<impl Fn(RetryEvent<'_>) + Send + Sync + 'static> {
+    let (cleaner, meter) = (Arc::clone(cleaner), Arc::clone(meter));
     RetryLayer::new()
         .with_jitter()
         .with_min_delay(Duration::from_millis(100))
@@ -167,6 +175,7 @@ fn retries(cleaner: &Arc<Cleaner>, times: usize) -> RetryLayer<impl Fn(RetryEven
         .with_max_times(times)
         .with_notify(move |event: RetryEvent<'_>| {
             note_retry();
+            meter.retry(kind_of_retry(event.op));
             let why = cleaner.clean(&event.err.to_string());
             log::debug!("{} is tried again (attempt {}): {why}", event.op, event.attempt);
         })

@@ -17,8 +17,11 @@ use tokio::time::timeout;
 
 use super::disk::Disk;
 use super::error::error;
+use super::eyes::Eyes;
 use super::mounts::{Mounted, Mounts, Slot};
 use super::reload::{self, Configuration, News};
+use super::requests::{Verdict, verdict};
+use crate::metrics::StoreMeter;
 use crate::store::client::IN_FLIGHT_MAX;
 use crate::store::frame::{self, HEADER};
 use crate::store::{Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevice};
@@ -45,6 +48,8 @@ pub struct BrokerOptions {
     pub readonly: bool,
     /// Where blocks of what was read are kept for later, and for other daemons.
     pub disk: Option<Arc<Disk>>,
+    /// Where what goes to the store is counted.
+    pub meter: Arc<StoreMeter>,
 }
 
 /// Serves `stores` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,
@@ -54,23 +59,27 @@ pub struct BrokerOptions {
 ///
 /// `handles_signals` is called on this thread once the signals are taken care of; before, they must be held back.
 ///
+/// `eyes` shows what is counted.
+///
 /// `device_process` waits for the device process and returns the exit code to end with; it runs on a thread of its own.
 ///
 /// Returns the exit code: the device process's, or 1 after a signal (with what is dirty stored before, as far as
 /// `flush_timeout` allowed; what was lost is in the log) or when a store cannot be put into service. The device process
 /// may still be there then; ending it is the caller's business.
+#[allow(clippy::too_many_arguments, reason = "each is handed through once")]
 pub fn run(
     stores: Vec<Mounted>,
     pool: Arc<Pool>,
     sock: OwnedFd,
     flush_timeout: Duration,
     configuration: Option<Box<dyn Configuration>>,
+    eyes: Eyes,
     handles_signals: impl FnOnce(),
     device_process: impl FnOnce() -> i32 + Send + 'static,
 ) -> i32 {
     let (asked, stop) = mpsc::channel(2);
     let signals = Some((asked, handles_signals));
-    run_until(stores, &pool, sock, flush_timeout, configuration, device_process, signals, stop)
+    run_until(stores, &pool, sock, flush_timeout, configuration, Some(eyes), device_process, signals, stop)
 }
 
 /// As [`run`], until `stop` says why; with `signals`, signals say it there, once what stands beside the sender was called.
@@ -81,6 +90,7 @@ pub(super) fn run_until(
     sock: OwnedFd,
     flush_timeout: Duration,
     configuration: Option<Box<dyn Configuration>>,
+    eyes: Option<Eyes>,
     device_process: impl FnOnce() -> i32 + Send + 'static,
     signals: Option<(mpsc::Sender<&'static str>, impl FnOnce())>,
     stop: mpsc::Receiver<&'static str>,
@@ -106,7 +116,7 @@ pub(super) fn run_until(
             tokio::spawn(async move { while asked.send(signals.next().await).await.is_ok() {} });
         }
         let configuration = configuration.map(|configuration| (configuration, rereads));
-        serve(stores, pool, sock, flush_timeout, configuration, device_process, stop).await
+        serve(stores, pool, sock, flush_timeout, configuration, eyes, device_process, stop).await
     };
     let code = runtime.block_on(served).unwrap_or_else(|e| {
         log::error!("the broker cannot serve: {e}");
@@ -117,17 +127,22 @@ pub(super) fn run_until(
     code
 }
 
+#[allow(clippy::too_many_arguments, reason = "each is handed through once")]
 async fn serve(
     stores: Vec<Mounted>,
     pool: &Arc<Pool>,
     sock: OwnedFd,
     flush_timeout: Duration,
     configuration: Option<(Box<dyn Configuration>, watch::Receiver<()>)>,
+    eyes: Option<Eyes>,
     device_process: impl FnOnce() -> i32 + Send + 'static,
     mut stop: mpsc::Receiver<&'static str>,
 ) -> io::Result<i32> {
     let mounts = Mounts::new(stores, pool).map_err(|(path, error)| io::Error::other(format!("{path}: {error}")))?;
     let mounts = Arc::new(mounts);
+    if let Some(eyes) = eyes {
+        eyes.open(&mounts);
+    }
     let sock = StdUnixStream::from(sock);
     sock.set_nonblocking(true)?;
     let (from_device, mut to_device) = UnixStream::from_std(sock)?.into_split();
@@ -305,8 +320,19 @@ async fn answer(slot: Option<Arc<Slot>>, op: Op, news: Option<Arc<News>>) -> Res
     };
     // Other stores than the root's are asked until they answer; who asks says so, once.
     let again = matches!(op, Op::Probe) && !slot.is_root();
+    let maybe_unasked = matches!(op, Op::ListEnd { .. }) || (matches!(op, Op::Read { .. }) && slot.disk().is_some());
     let result = AssertUnwindSafe(ask(&slot, op, news.as_deref())).catch_unwind().await;
     let result = result.unwrap_or_else(|_| Err(error(StoreErrorKind::Io, "the operation failed inside the broker")));
+    let verdict = match &result {
+        Ok(_) if maybe_unasked => Verdict::Unasked,
+        Ok(_) => Verdict::Well,
+        Err(e) => verdict(e.kind),
+    };
+    match (verdict, &result) {
+        (Verdict::Well, _) => slot.meter().answered(),
+        (Verdict::Ill, Err(e)) => slot.meter().failed(&e.text),
+        _ => {}
+    }
     if let Err(e) = &result {
         let level = match e.kind {
             StoreErrorKind::NotFound

@@ -4,7 +4,7 @@
 //! anything acts on them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
@@ -14,8 +14,10 @@ use super::error::error;
 use super::local::Local;
 use super::operator::noting_retries;
 use super::remote::{RESERVED, Remote, TEMPORARY, UNLINKED};
+use super::requests::{Verdict, kind_of_op, verdict};
 use super::services::Shares;
 use super::url::{Backend, BackendError};
+use crate::metrics::StoreMeter;
 use crate::store::path::{NameError, check_path};
 use crate::store::{BASES_MAX, Base, LIST_PAGE_MAX, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
 
@@ -35,6 +37,9 @@ pub(super) struct Mount {
     pool: Arc<Pool>,
     readonly: bool,
     request_timeout: Duration,
+    meter: Arc<StoreMeter>,
+    /// Requests are counted where they are sent; else operations are, here.
+    http: bool,
     shares: Shares,
     quick: Semaphore,
     reads: Semaphore,
@@ -57,6 +62,8 @@ impl Mount {
             pool: Arc::clone(pool),
             readonly: options.readonly,
             request_timeout: options.request_timeout,
+            meter: Arc::clone(&options.meter),
+            http: backend.service.http,
             shares,
             quick: Semaphore::new(shares.quick),
             reads: Semaphore::new(shares.reads),
@@ -79,6 +86,8 @@ impl Mount {
             pool: Arc::clone(&self.pool),
             readonly: self.readonly,
             request_timeout: options.request_timeout,
+            meter: Arc::clone(&self.meter),
+            http: self.http,
             shares: self.shares,
             quick: Semaphore::new(self.shares.quick),
             reads: Semaphore::new(self.shares.reads),
@@ -101,11 +110,14 @@ impl Mount {
         }
         let total = self.check(&op)?;
         match &op {
-            Op::Compose { .. }
-            | Op::Copy { .. }
-            | Op::RenameFile { .. }
-            | Op::RenameDir { .. }
-            | Op::DeleteMany { .. } => {
+            Op::Compose { path, .. } => {
+                let waiting = self.meter.waiting();
+                let _turn = self.turn(&self.writes, self.request_timeout * WRITE_PATIENCE).await?;
+                drop(waiting);
+                let _upload = self.meter.upload(path, total);
+                self.run(op, total).await
+            }
+            Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } | Op::DeleteMany { .. } => {
                 let _turn = self.turn(&self.writes, self.request_timeout * WRITE_PATIENCE).await?;
                 self.run(op, total).await
             }
@@ -144,6 +156,19 @@ impl Mount {
     }
 
     async fn run(&self, op: Op, total: u64) -> Result<Reply, StoreError> {
+        let Some(kind) = kind_of_op(&op).filter(|_| !self.http) else { return self.run_uncounted(op, total).await };
+        let read = if let Op::Read { dest, .. } = &op { dest.len.into() } else { 0 };
+        let began = Instant::now();
+        let result = self.run_uncounted(op, total).await;
+        self.meter.request(kind, began.elapsed(), result.as_ref().is_err_and(|e| verdict(e.kind) == Verdict::Ill));
+        if result.is_ok() {
+            self.meter.received(read);
+            self.meter.sent(total);
+        }
+        result
+    }
+
+    async fn run_uncounted(&self, op: Op, total: u64) -> Result<Reply, StoreError> {
         match &self.store {
             Store::Remote(store) => noting_retries(remote(store, op, total)).await.0,
             Store::Local(store) => {

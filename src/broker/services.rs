@@ -103,6 +103,8 @@ pub(super) struct Service {
     /// The service is a directory of this machine, served by `broker::local`.
     pub local: bool,
     pub upload: Upload,
+    /// It is reached by HTTP, so that requests are counted as they are sent.
+    pub http: bool,
     /// Directories exist on their own, without entries or marker objects.
     pub real_dirs: bool,
     /// Its ETags tell two contents apart.
@@ -135,6 +137,7 @@ const OBJECTS: Service = Service {
     keys: &[],
     compiled: false,
     local: false,
+    http: true,
     upload: Upload::Parts,
     real_dirs: false,
     etag: true,
@@ -195,6 +198,7 @@ pub(super) static SERVICES: &[Service] = &[
         etag: false,
         renames_dirs: true,
         keeps: Keeps::Natively,
+        http: false,
         ..OBJECTS
     },
     Service {
@@ -204,6 +208,7 @@ pub(super) static SERVICES: &[Service] = &[
         keys: &[key("root", Text)],
         upload: Upload::Memory,
         keeps: Keeps::Metadata { most: 8192, longest: 8192, listed: true },
+        http: false,
         ..OBJECTS
     },
     Service {
@@ -328,6 +333,7 @@ pub(super) static SERVICES: &[Service] = &[
         // Each is a connection of its own, and a server refuses more than ten that come about at once (MaxStartups).
         shares: Shares { quick: 4, reads: 3, writes: 2 },
         keeps: Keeps::Nowhere("OpenDAL reaches neither modes nor owners nor times over SFTP"),
+        http: false,
         ..OBJECTS
     },
     Service {
@@ -342,6 +348,7 @@ pub(super) static SERVICES: &[Service] = &[
         // OpenDAL first creates a file at the target, which HDFS will not replace by a directory.
         renames_dirs: false,
         keeps: Keeps::Nowhere("OpenDAL reaches neither modes nor owners nor times in HDFS"),
+        http: false,
         ..OBJECTS
     },
     Service {

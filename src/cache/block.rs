@@ -1,13 +1,14 @@
 //! Blocks: owned pieces of the pool. A [`Block`] is exclusive memory until it is dropped.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
 use super::buddy::{self, BLOCK_MAX, BLOCK_MIN, Buddy};
 use crate::fs::{Sink, Source};
+use crate::metrics::MountMeter;
 use crate::store::{Pool, Slice};
 
 /// A part of the pool: what one mount has for itself.
@@ -16,6 +17,7 @@ pub struct Part {
     pool: Arc<Pool>,
     start: usize,
     len: usize,
+    meter: MountMeter,
 }
 
 impl Part {
@@ -24,7 +26,18 @@ impl Part {
         let pages = |bytes: usize| bytes - bytes % BLOCK_MIN;
         let start = pages(start.min(pool.len()));
         let len = pages(len.min(pool.len() - start));
-        Part { pool, start, len }
+        Part { pool, start, len, meter: MountMeter::default() }
+    }
+
+    /// Counts on `meter` what becomes of it.
+    #[must_use]
+    pub fn counting(self, meter: MountMeter) -> Part {
+        Part { meter, ..self }
+    }
+
+    /// Where the mount counts.
+    pub fn meter(&self) -> &MountMeter {
+        &self.meter
     }
 
     /// Its length in bytes.
@@ -65,6 +78,15 @@ pub struct Blocks {
     freed: Event,
     /// Capacity of all blocks marked dirty.
     dirty: AtomicUsize,
+    /// The blocks marked dirty, in that order, and when they were.
+    since: Mutex<Marks>,
+}
+
+/// When blocks became dirty.
+#[derive(Debug, Default)]
+struct Marks {
+    last: u64,
+    times: BTreeMap<u64, u64>,
 }
 
 impl Blocks {
@@ -72,6 +94,7 @@ impl Blocks {
     pub fn new(part: impl Into<Part>) -> Arc<Blocks> {
         let part = part.into();
         let free = Mutex::new(Free { buddy: Buddy::new(part.len), warm: BTreeSet::new() });
+        part.meter.pool_bytes.store(part.len as u64, Ordering::Relaxed);
         Arc::new(Blocks {
             part,
             free,
@@ -79,6 +102,7 @@ impl Blocks {
             taken_before: AtomicUsize::new(0),
             freed: Event::new(),
             dirty: AtomicUsize::new(0),
+            since: Mutex::default(),
         })
     }
 
@@ -91,7 +115,8 @@ impl Blocks {
         let order = buddy::order_for(len)?;
         let offset = self.free().buddy.take(order)?;
         self.taken.fetch_add(1, Ordering::Relaxed);
-        Some(Block { owner: Arc::clone(self), offset, order, dirty: AtomicBool::new(false) })
+        self.part.meter.taken(order, buddy::len_of(order));
+        Some(Block { owner: Arc::clone(self), offset, order, mark: AtomicU64::new(0) })
     }
 
     /// Resolves at the next block that is freed after this call.
@@ -134,6 +159,38 @@ impl Blocks {
         self.dirty.load(Ordering::Relaxed)
     }
 
+    /// `len` more bytes are dirty from now on; the number under which that is noted, at least 1.
+    fn mark(&self, len: usize) -> u64 {
+        let dirty = self.dirty.fetch_add(len, Ordering::Relaxed) + len;
+        self.part.meter.dirty_bytes.store(dirty as u64, Ordering::Relaxed);
+        let now = self.part.meter.now();
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.last += 1;
+        let mark = since.last;
+        since.times.insert(mark, now);
+        self.tell_oldest(&since);
+        mark
+    }
+
+    /// What is noted under `mark` is not dirty any more.
+    fn unmark(&self, mark: u64, len: usize) {
+        let dirty = self.dirty.fetch_sub(len, Ordering::Relaxed).saturating_sub(len);
+        self.part.meter.dirty_bytes.store(dirty as u64, Ordering::Relaxed);
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.times.remove(&mark);
+        self.tell_oldest(&since);
+    }
+
+    fn tell_oldest(&self, since: &Marks) {
+        let oldest = since.times.first_key_value().map_or(0, |(_, at)| *at);
+        self.part.meter.dirty_since.store(oldest, Ordering::Relaxed);
+    }
+
+    /// Where the mount counts.
+    pub fn meter(&self) -> &MountMeter {
+        &self.part.meter
+    }
+
     /// Length of all blocks together, in bytes.
     pub fn len(&self) -> usize {
         self.part.len
@@ -152,7 +209,8 @@ pub struct Block {
     /// From the start of the owner's part.
     offset: u64,
     order: u8,
-    dirty: AtomicBool,
+    /// Number under which it is noted as dirty; 0: it is not.
+    mark: AtomicU64,
 }
 
 impl Block {
@@ -163,15 +221,20 @@ impl Block {
 
     /// Counts the block as dirty, until it is dropped or [`Block::mark_clean`].
     pub fn mark_dirty(&self) {
-        if !self.dirty.swap(true, Ordering::Relaxed) {
-            self.owner.dirty.fetch_add(self.capacity(), Ordering::Relaxed);
+        if self.mark.load(Ordering::Relaxed) != 0 {
+            return;
+        }
+        let mark = self.owner.mark(self.capacity());
+        if self.mark.compare_exchange(0, mark, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            self.owner.unmark(mark, self.capacity());
         }
     }
 
     /// The store has its bytes now.
     pub fn mark_clean(&self) {
-        if self.dirty.swap(false, Ordering::Relaxed) {
-            self.owner.dirty.fetch_sub(self.capacity(), Ordering::Relaxed);
+        match self.mark.swap(0, Ordering::Relaxed) {
+            0 => {}
+            mark => self.owner.unmark(mark, self.capacity()),
         }
     }
 
@@ -226,6 +289,7 @@ impl Block {
 impl Drop for Block {
     fn drop(&mut self) {
         self.mark_clean();
+        self.owner.part.meter.given(self.order, self.capacity());
         let mut free = self.owner.free();
         free.buddy.give(self.offset, self.order);
         free.warm.insert(self.offset / BLOCK_MAX as u64);

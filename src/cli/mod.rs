@@ -11,6 +11,7 @@ pub mod capabilities;
 pub mod flags;
 mod given;
 mod legacy;
+mod listen;
 mod mounts;
 pub mod options;
 pub mod plan;
@@ -20,6 +21,7 @@ mod usage;
 use std::ffi::OsString;
 
 pub use given::{Given, Line, Preset};
+pub use listen::MetricsAddr;
 pub use mounts::{MountArg, mount_path};
 pub use options::Options;
 pub use plan::{

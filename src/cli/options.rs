@@ -17,6 +17,7 @@ use virtiofsd::seccomp::SeccompAction;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 use virtiofsd::vhost_user::MAX_TAG_LEN;
 
+use super::listen::{MetricsAddr, parse_metrics_addr};
 use super::mounts::{BackendArg, MountArg, parse_backend};
 use super::size::parse_size;
 use crate::objectfs::OnConflict;
@@ -532,6 +533,10 @@ pub struct Options {
     /// About how much --cache-dir may hold; with K, M, G, T or P for powers of 1024 [default: 10G]
     #[arg(long, value_name = "BYTES", value_parser = parse_disk_size, requires = "cache_dir", help_heading = BACKEND)]
     pub cache_disk_size: Option<u64>,
+
+    /// Serve Prometheus metrics at this address, for GET /metrics: IP:PORT or unix:PATH [default: none]
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_metrics_addr, help_heading = BACKEND)]
+    pub metrics_listen: Option<MetricsAddr>,
 
     /// What becomes of a file that was changed here and in the store at once (fail, overwrite, keep-both)
     /// [default: keep-both]

@@ -16,6 +16,7 @@ use virtiofsd::sandbox::SandboxMode;
 use virtiofsd::seccomp::SeccompAction;
 use virtiofsd::soft_idmap::cmdline::IdMap;
 
+use super::listen::MetricsAddr;
 use super::mounts;
 use super::options::{CACHE_SIZE_MIN, FileHandles, Options};
 use crate::objectfs::OnConflict;
@@ -143,6 +144,8 @@ pub struct BackendShare {
     pub cache_dirty_ratio: u32,
     /// Where blocks of what was read are kept, and how many bytes of them.
     pub cache_dir: Option<(PathBuf, u64)>,
+    /// Where metrics are served.
+    pub metrics_listen: Option<MetricsAddr>,
     /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
     pub writeback_delay: Duration,
     /// What becomes of files that others changed meanwhile.
@@ -365,6 +368,7 @@ pub(super) fn backend(options: &Options, url: Option<String>) -> Result<BackendS
         capacity: options.capacity.unwrap_or(1 << 50),
         cache_dirty_ratio: options.cache_dirty_ratio.unwrap_or(50),
         cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
+        metrics_listen: options.metrics_listen.clone(),
         writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
@@ -389,7 +393,7 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 type IsGiven = fn(&Options) -> bool;
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [(&str, IsGiven); 12] = [
+pub(super) const ABOUT_STORES: [(&str, IsGiven); 13] = [
     ("--posix-metadata", |options| options.posix_metadata),
     ("--uid", |options| options.uid.is_some()),
     ("--gid", |options| options.gid.is_some()),
@@ -401,6 +405,7 @@ pub(super) const ABOUT_STORES: [(&str, IsGiven); 12] = [
     ("--cache-dirty-ratio", |options| options.cache_dirty_ratio.is_some()),
     ("--cache-dir", |options| options.cache_dir.is_some()),
     ("--cache-disk-size", |options| options.cache_disk_size.is_some()),
+    ("--metrics-listen", |options| options.metrics_listen.is_some()),
     ("--on-conflict", |options| options.on_conflict.is_some()),
 ];
 
@@ -588,6 +593,7 @@ mod tests {
             "--writeback-delay=1",
             "--cache-dirty-ratio=20",
             "--cache-dir=/nonexistent",
+            "--metrics-listen=127.0.0.1:0",
             "--on-conflict=fail",
         ] {
             let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();
@@ -619,6 +625,7 @@ mod tests {
             "--cache-dirty-ratio 4",
             "--cache-dirty-ratio 91",
             "--cache-disk-size 1M",
+            "--metrics-listen localhost",
             "--on-conflict Fail",
         ] {
             let args = ["ovfs", "s", "fs:/x"].into_iter().chain(line.split_whitespace()).map(Into::into);

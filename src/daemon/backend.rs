@@ -12,12 +12,13 @@ use virtiofsd::sandbox::SandboxMode;
 
 use super::reload::Reload;
 use super::{ROOT, StartError, device_config};
-use crate::broker::{self, Backend, BackendError, BrokerOptions, Disk, Mounted};
+use crate::broker::{self, Backend, BackendError, BrokerOptions, Disk, Eyes, MetricsListener, Mounted};
 use crate::cache::Part;
 use crate::cli::{BackendShare, Device, Setup, Stores};
 use crate::device;
 use crate::fs::FileSystem;
 use crate::fuse::{Server, ServerOptions};
+use crate::metrics::{Board, MountMeter, StoreMeter};
 use crate::mounts::{MOUNTS_MAX, Mounts, Spec};
 use crate::objectfs::{self, Ids, ObjectFs};
 use crate::process::isolated;
@@ -53,6 +54,10 @@ struct BrokerParts {
     child: Child,
     /// SIGTERM and SIGHUP, held back until the broker handles them.
     held: Held,
+    /// Where the device process counts.
+    board: Arc<Board>,
+    /// Where scrapers ask for what is counted.
+    metrics: Option<MetricsListener>,
 }
 
 /// What the device process works with.
@@ -70,6 +75,8 @@ struct DeviceParts<'a> {
     listener: UnixListener,
     /// The device's shape.
     device: &'a Device,
+    /// Where it counts.
+    board: Arc<Board>,
 }
 
 /// Serves until the client has gone; returns the exit code. `urls` are the root's, if it is a store, and those of the mounts.
@@ -87,10 +94,17 @@ pub(super) fn run(
     if let Some((dir, _)) = &stores.root.cache_dir {
         Disk::prepare(dir).map_err(|error| StartError::CacheDir { dir: dir.clone(), error })?;
     }
+    let metrics = stores
+        .root
+        .metrics_listen
+        .as_ref()
+        .map(|addr| MetricsListener::bind(addr).map_err(|error| StartError::Metrics { addr: addr.clone(), error }));
+    let metrics = metrics.transpose()?;
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
     let len = all(&stores).map(|(_, _, share)| share.cache_size).sum();
     let pool = Arc::new(Pool::new(len).map_err(|error| StartError::Pool { len, error })?);
+    let board = Arc::new(Board::new(stores.mounts.len() + 1).map_err(StartError::Board)?);
     let (broker_end, device_end) = UnixStream::pair().map_err(StartError::BrokerSocket)?;
     let environment = Environment::locate();
     let held = Held::hold()?;
@@ -98,18 +112,20 @@ pub(super) fn run(
         Role::Worker(_) => {
             held.release();
             drop((urls, reload, broker_end, place));
+            metrics.map(MetricsListener::close);
             environment.forget();
             seccomp::no_new_privs()?;
             seccomp::enable(setup.seccomp, setup.log.syslog)?;
             caps::drop_all()?;
             let socket = device_end.into();
-            serve_device(DeviceParts { stores, ids, pool, socket, listener, device: &setup.device })?;
+            serve_device(DeviceParts { stores, ids, pool, socket, listener, device: &setup.device, board })?;
             Ok(0)
         }
         Role::Parent(child) => {
             drop((listener, device_end));
             let held = held.without_handlers();
-            let code = run_broker(BrokerParts { stores, urls, reload, pool, socket: broker_end.into(), child, held })?;
+            let socket = broker_end.into();
+            let code = run_broker(BrokerParts { stores, urls, reload, pool, socket, child, held, board, metrics })?;
             if code == 0 && setup.sandbox.mode == SandboxMode::None {
                 place.remove();
             }
@@ -155,7 +171,7 @@ fn in_path(path: &str, error: BackendError) -> StartError {
 
 /// Parses the URLs again, for good, and does the device process's store requests until that ends. Returns the exit code.
 fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
-    let BrokerParts { stores, urls, reload, pool, socket, child, held } = parts;
+    let BrokerParts { stores, urls, reload, pool, socket, child, held, board, metrics } = parts;
     // One for all stores, as its size is.
     let disk = match &stores.root.cache_dir {
         Some((dir, max)) => {
@@ -165,22 +181,25 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
     };
     let mounted = all(&stores).map(|(id, path, share)| {
         let backend = parse(path, urls.get(usize::from(id)))?;
-        Ok(Mounted { id, path: path.to_owned(), backend, options: broker_options(share, disk.as_ref()) })
+        Ok(Mounted { id, path: path.to_owned(), backend, options: broker_options(path, share, disk.as_ref()) })
     });
     let mounted = mounted.collect::<Result<Vec<_>, StartError>>()?;
     drop(urls);
     let flush_timeout = stores.root.flush_timeout;
     let configuration = reload.map(|reload| reload.of(&stores));
-    Ok(broker::run(mounted, pool, socket, flush_timeout, configuration, || held.release(), move || child.wait()))
+    let eyes = Eyes { board, device_pid: child.pid().unsigned_abs(), metrics };
+    let (release, wait) = (|| held.release(), move || child.wait());
+    Ok(broker::run(mounted, pool, socket, flush_timeout, configuration, eyes, release, wait))
 }
 
 /// How the broker serves a store.
-fn broker_options(share: &BackendShare, disk: Option<&Arc<Disk>>) -> BrokerOptions {
+fn broker_options(path: &str, share: &BackendShare, disk: Option<&Arc<Disk>>) -> BrokerOptions {
     BrokerOptions {
         request_timeout: share.request_timeout,
         posix_metadata: share.posix_metadata,
         readonly: share.readonly,
         disk: disk.cloned(),
+        meter: Arc::new(StoreMeter::new(path)),
     }
 }
 
@@ -198,25 +217,28 @@ struct Building<'a> {
     stores: &'a Stores,
     ids: Arc<Ids>,
     pool: Arc<Pool>,
+    board: Arc<Board>,
 }
 
 /// One store is the share.
 fn one_store(with: Building<'_>) -> Result<ObjectFs<Arc<StoreClient>>, StartError> {
-    let Building { client, stores, ids, pool } = with;
+    let Building { client, stores, ids, pool, board } = with;
     let remote = Remote::new(client, 0);
+    let memory = Part::from(pool).counting(MountMeter::of(&board, 0));
     let capabilities = probe(&remote, &stores.root)?;
-    ObjectFs::with_ids(config(&stores.root), ids, remote, capabilities, pool).map_err(StartError::FileSystem)
+    ObjectFs::with_ids(config(&stores.root), ids, remote, capabilities, memory).map_err(StartError::FileSystem)
 }
 
 /// Several stores. That in the root must answer; others are served once they do.
 fn mounts(with: Building<'_>) -> Result<Mounts<Arc<StoreClient>>, StartError> {
-    let Building { client, stores, ids, pool } = with;
+    let Building { client, stores, ids, pool, board } = with;
     let mut specs = Vec::new();
     let mut start = 0;
     for (number, path, share) in all(stores) {
         let remote = Remote::new(Arc::clone(&client), number);
         let capabilities = (number == 0).then(|| probe(&remote, share)).transpose()?;
         let memory = Part::of(Arc::clone(&pool), start, share.cache_size);
+        let memory = memory.counting(MountMeter::of(&board, usize::from(number)));
         start += share.cache_size;
         specs.push(Spec {
             path: path.to_owned(),
@@ -236,18 +258,18 @@ fn serve_fs<F: FileSystem>(
     parts: DeviceParts<'_>,
     build: impl FnOnce(Building<'_>) -> Result<F, StartError>,
 ) -> Result<(), StartError> {
-    let DeviceParts { stores, ids, pool, socket, listener, device } = parts;
+    let DeviceParts { stores, ids, pool, socket, listener, device, board } = parts;
     // The broker may ask for a flush before there is a file system: then there is nothing to flush.
     let slot: Arc<OnceLock<Arc<F>>> = Arc::default();
     let to_flush = Arc::clone(&slot);
     let on_flush = move |deadline| to_flush.get().map_or(0, |fs| block_on(fs.flush_all(deadline)));
     let timeout = all(&stores).map(|(_, _, share)| share.request_timeout).max().unwrap_or_default();
     let client = StoreClient::start(socket, timeout, on_flush).map_err(StartError::StoreClient)?;
-    let fs = Arc::new(build(Building { client, stores: &stores, ids, pool })?);
+    let fs = Arc::new(build(Building { client, stores: &stores, ids, pool, board: Arc::clone(&board) })?);
     // Nobody else sets it.
     let _ = slot.set(Arc::clone(&fs));
     let readonly = all(&stores).all(|(_, _, share)| share.readonly);
-    let server = Arc::new(Server::new(Arc::clone(&fs), ServerOptions { readonly }));
+    let server = Arc::new(Server::new(Arc::clone(&fs), ServerOptions { readonly }).counting(board));
     // Requests that wait for the store wait without a thread; a pool would only add a hop to those that do not.
     let device = device::Config { thread_pool_size: 0, ..device_config(device) };
     release_code();

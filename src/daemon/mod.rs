@@ -33,6 +33,7 @@ use crate::process::secrets::Vault;
 use crate::process::signals::SignalError;
 use crate::process::socket::SocketError;
 use crate::process::{comm, signals};
+use crate::status;
 
 /// Why the daemon does not run. Each is logged as one line, and the exit code is 1.
 #[derive(Debug, Error)]
@@ -57,6 +58,8 @@ enum StartError {
     FileSystem(io::Error),
     #[error("Error creating the cache of {len} bytes: {error}")]
     Pool { len: usize, error: io::Error },
+    #[error("Error creating the counters: {0}")]
+    Board(io::Error),
     #[error("Error creating the broker's socket: {0}")]
     BrokerSocket(io::Error),
     #[error(transparent)]
@@ -77,6 +80,8 @@ enum StartError {
     NoAttributes(String),
     #[error("--cache-dir '{}': {error}", dir.display())]
     CacheDir { dir: PathBuf, error: io::Error },
+    #[error("--metrics-listen {addr}: {error}")]
+    Metrics { addr: cli::MetricsAddr, error: io::Error },
     #[error("Ending with data that is not stored")]
     Lost,
 }
@@ -95,6 +100,9 @@ const USAGE: u8 = 2;
 
 /// The whole program. Ends the process itself only where clap answers (usage errors, help, version).
 pub fn main() -> ExitCode {
+    if status::is_meant(env::args_os().skip(1)) {
+        return status::main(env::args_os().skip(2));
+    }
     let program = comm::adopt(env::args_os().next().as_deref());
     let vault = Vault::fill(|arg| cli::takes_value(OsStr::from_bytes(arg)));
     let given = Given::read(env::args_os()).unwrap_or_else(|error| error.exit());

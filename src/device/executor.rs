@@ -474,14 +474,17 @@ where
     /// Serves the batch and publishes what is ready of it.
     fn start_batch(&mut self) {
         let mut batch = std::mem::take(&mut self.batch);
+        // Of one that comes alone nobody needs the time but who measures it.
+        let mut arrived = None;
         if batch.len() > 1 {
             self.published = Instant::now();
+            arrived = Some(self.published);
         }
         let mut requests = batch.drain(..);
         while let Some(Accepted { head, chain, fault }) = requests.next() {
             let polled = match fault {
                 Some(fault) => Polled::Done((head, chain.refuse_fault(fault))),
-                None => self.start(head, chain),
+                None => self.start(head, chain, arrived),
             };
             self.settle(polled, requests.len());
         }
@@ -490,8 +493,8 @@ where
         self.ring.publish(&mut self.done);
     }
 
-    fn start(&mut self, head: u16, chain: Arc<Chain>) -> Polled {
-        let (source, sink) = (GuestSource::new(chain.clone()), GuestSink::new(chain.clone()));
+    fn start(&mut self, head: u16, chain: Arc<Chain>, arrived: Option<Instant>) -> Polled {
+        let (source, sink) = (GuestSource::new(chain.clone()).popped(arrived), GuestSink::new(chain.clone()));
         let Some(pool) = &self.pool else { return self.slots.start(head, chain, || (self.make)(source, sink)) };
         match catch_unwind(AssertUnwindSafe(|| (self.make)(source, sink))) {
             Ok(future) => {

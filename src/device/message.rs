@@ -16,6 +16,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::bitmap::{Bitmap, RefSlice};
@@ -336,16 +337,26 @@ type Vectored =
 #[derive(Debug)]
 pub struct GuestSource {
     cursor: Cursor,
+    arrived: Option<Instant>,
 }
 
 impl GuestSource {
     pub(super) fn new(chain: Arc<Chain>) -> GuestSource {
         let left = chain.readable_len;
-        GuestSource { cursor: Cursor { chain, range: 0, offset: 0, left } }
+        GuestSource { cursor: Cursor { chain, range: 0, offset: 0, left }, arrived: None }
+    }
+
+    /// The chain was popped at `arrived`.
+    pub(super) fn popped(self, arrived: Option<Instant>) -> GuestSource {
+        GuestSource { arrived, ..self }
     }
 }
 
 impl Source for GuestSource {
+    fn arrived(&self) -> Option<Instant> {
+        self.arrived
+    }
+
     fn remaining(&self) -> usize {
         self.cursor.left
     }

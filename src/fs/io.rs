@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Instant;
 
 use super::types::{DirEntry, Entry};
 
@@ -32,6 +33,11 @@ pub trait Sink: Send {
 
 /// Where WRITE takes its data from.
 pub trait Source: Send {
+    /// When the request was taken from its queue, where that is known.
+    fn arrived(&self) -> Option<Instant> {
+        None
+    }
+
     /// Bytes not taken yet.
     fn remaining(&self) -> usize;
 

@@ -1,7 +1,7 @@
 //! Answers to bytes.
 //!
 //! A reply is a header and what follows it; the header goes out last, when its length is known. What these functions
-//! return is the used length of the descriptor chain: exactly `fuse_out_header.len` (guests since Linux 7.1 compare
+//! return has the used length of the descriptor chain: exactly `fuse_out_header.len` (guests since Linux 7.1 compare
 //! the two), or 0 when nothing could be said.
 
 use std::time::Duration;
@@ -17,6 +17,15 @@ use crate::fs::{Attr, DirEntry, DirSink, Entry, Errno, Opened, Sink, StatFs};
 pub(super) const HEADER: usize = OutHeader::SIZE;
 /// Longest structure behind a header: the entry and the handle that CREATE answers.
 const FIXED_MAX: usize = EntryOut::SIZE + OpenOut::SIZE;
+
+/// A reply that went out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    /// The used length of the descriptor chain.
+    pub len: u32,
+    /// The reply is an errno.
+    pub failed: bool,
+}
 
 /// What a request that succeeded comes to, READ and directories apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +45,7 @@ pub(super) enum Answer {
 }
 
 /// Sends `answer`. Data longer than the room becomes ERANGE.
-pub(super) fn answer<W: Sink>(out: W, unique: u64, answer: &Answer) -> u32 {
+pub(super) fn answer<W: Sink>(out: W, unique: u64, answer: &Answer) -> Sent {
     match answer {
         Answer::Empty => send(out, unique, 0, &[]),
         Answer::Entry(entry) => send(out, unique, 0, &entry_out(entry).to_bytes()),
@@ -63,26 +72,26 @@ pub(super) fn answer<W: Sink>(out: W, unique: u64, answer: &Answer) -> u32 {
 }
 
 /// Sends a bare header with an error; 0 when not even that fits.
-pub(super) fn error<W: Sink>(out: W, unique: u64, errno: Errno) -> u32 {
+pub(super) fn error<W: Sink>(out: W, unique: u64, errno: Errno) -> Sent {
     send(out, unique, -errno.raw(), &[])
 }
 
 /// Sends the header of a reply whose `len` bytes of data stand behind it already.
-pub(super) fn data_header<W: Sink>(out: W, unique: u64, len: usize) -> u32 {
+pub(super) fn data_header<W: Sink>(out: W, unique: u64, len: usize) -> Sent {
     let Ok(len) = u32::try_from(HEADER + len) else { return error(out, unique, Errno::EIO) };
     put_header(out, OutHeader { len, error: 0, unique })
 }
 
-fn put_header<W: Sink>(mut out: W, header: OutHeader) -> u32 {
+fn put_header<W: Sink>(mut out: W, header: OutHeader) -> Sent {
     match out.put(&header.to_bytes()) {
-        Ok(()) => header.len,
-        Err(_) => 0,
+        Ok(()) => Sent { len: header.len, failed: false },
+        Err(_) => Sent { len: 0, failed: true },
     }
 }
 
 /// Header and structure go out as one piece where they are short, which is one look-up in guest memory less.
-fn send<W: Sink>(mut out: W, unique: u64, error: i32, body: &[u8]) -> u32 {
-    let Ok(len) = u32::try_from(HEADER + body.len()) else { return 0 };
+fn send<W: Sink>(mut out: W, unique: u64, error: i32, body: &[u8]) -> Sent {
+    let Ok(len) = u32::try_from(HEADER + body.len()) else { return Sent { len: 0, failed: true } };
     let header = OutHeader { len, error, unique };
     let mut piece = [0; HEADER + FIXED_MAX];
     let sent = match piece.get_mut(..HEADER + body.len()) {
@@ -94,7 +103,10 @@ fn send<W: Sink>(mut out: W, unique: u64, error: i32, body: &[u8]) -> u32 {
         }
         None => out.put(&header.to_bytes()).and_then(|()| out.put(body)),
     };
-    if sent.is_ok() { len } else { 0 }
+    match sent {
+        Ok(()) => Sent { len, failed: error != 0 },
+        Err(_) => Sent { len: 0, failed: true },
+    }
 }
 
 fn attr_wire(attr: &Attr) -> AttrWire {
@@ -287,14 +299,14 @@ mod tests {
     fn used_length_is_the_headers() {
         let reply = VecReply::new(16 + 144);
         let opened = Opened { handle: None, flags: 1 };
-        assert_eq!(answer(reply.clone(), 3, &Answer::Created(entry(), opened)), 160);
+        assert_eq!(answer(reply.clone(), 3, &Answer::Created(entry(), opened)), Sent { len: 160, failed: false });
         assert_eq!(reply.bytes()[..16], OutHeader { len: 160, error: 0, unique: 3 }.to_bytes());
 
         let reply = VecReply::new(20);
-        assert_eq!(answer(reply.clone(), 3, &Answer::Data(vec![1; 5])), 16);
+        assert_eq!(answer(reply.clone(), 3, &Answer::Data(vec![1; 5])), Sent { len: 16, failed: true });
         assert_eq!(reply.bytes()[..16], OutHeader { len: 16, error: -libc::ERANGE, unique: 3 }.to_bytes());
-        assert_eq!(answer(VecReply::new(20), 3, &Answer::Data(vec![1; 4])), 20);
-        assert_eq!(answer(VecReply::new(1016), 3, &Answer::Data(vec![1; 1000])), 1016);
-        assert_eq!(error(VecReply::new(15), 3, Errno::EIO), 0);
+        assert_eq!(answer(VecReply::new(20), 3, &Answer::Data(vec![1; 4])).len, 20);
+        assert_eq!(answer(VecReply::new(1016), 3, &Answer::Data(vec![1; 1000])).len, 1016);
+        assert_eq!(error(VecReply::new(15), 3, Errno::EIO), Sent { len: 0, failed: true });
     }
 }

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use super::ReplyBuffer;
 use super::abi::{Field, ForgetOne, InHeader, InitIn, InitOut, Opcode};
 use super::body::Body;
 use super::decode::{self, Operation};
-use super::reply::{self, Answer, DirPacker};
+use super::reply::{self, Answer, DirPacker, Sent};
 use super::session::{self, Greeting, Hello, MAX_MESSAGE, MAX_WRITE, Session, Terms};
 use super::throttle::Throttle;
 use crate::fs::flags::{CREATION_FLAGS, refused_readonly};
@@ -17,6 +18,7 @@ use crate::fs::{
     Context, Entry, Errno, Extensions, FileSystem, Handle, Migrate, NodeId, Opened, Read, Result, Source, Write,
     XattrReply, readonly,
 };
+use crate::metrics::Board;
 
 /// What a server does apart from its file system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub struct Server<F> {
     fs: Arc<F>,
     options: ServerOptions,
     session: Session,
+    /// Where requests are counted, if they are.
+    board: Option<Arc<Board>>,
     malformed: Throttle,
     failing: Throttle,
     unwelcome: Throttle,
@@ -48,7 +52,13 @@ impl<F: FileSystem> Server<F> {
     /// A server without a session: the guest's first request must be INIT.
     pub fn new(fs: Arc<F>, options: ServerOptions) -> Server<F> {
         let (malformed, failing, unwelcome) = (Throttle::new(), Throttle::new(), Throttle::new());
-        Server { fs, options, session: Session::new(), malformed, failing, unwelcome }
+        Server { fs, options, session: Session::new(), board: None, malformed, failing, unwelcome }
+    }
+
+    /// Counts requests on `board`.
+    #[must_use]
+    pub fn counting(self, board: Arc<Board>) -> Server<F> {
+        Server { board: Some(board), ..self }
     }
 
     /// The file system.
@@ -67,20 +77,35 @@ impl<F: FileSystem> Server<F> {
     /// Returns the used length: exactly `fuse_out_header.len`, or 0 when there is no reply, because the protocol has
     /// none for the opcode, because not even a header fits, or because the request is too short to tell its `unique`.
     pub async fn serve<S: Source, W: ReplyBuffer>(&self, request: S, reply: W) -> u32 {
+        let began = self.board.as_ref().map(|board| (board, request.arrived().unwrap_or_else(Instant::now)));
+        let (opcode, sent) = self.serve_any(request, reply).await;
+        if let Some((board, began)) = began {
+            board.record(opcode, sent.failed, began.elapsed());
+        }
+        sent.len
+    }
+
+    /// Serves one request; its opcode's number (0: it has none that we know), and what went out.
+    async fn serve_any<S: Source, W: ReplyBuffer>(&self, request: S, reply: W) -> (u32, Sent) {
+        let silent = |failed| Sent { len: 0, failed };
         let request = match self.accept(request) {
             Ok(request) => request,
-            Err(Refused { unique: Some(unique), errno }) => return reply::error(reply, unique, errno),
-            Err(Refused { unique: None, .. }) => return 0,
+            Err(Refused { unique, errno, opcode }) => {
+                let number = opcode.map_or(0, |opcode| opcode as u32);
+                return (number, unique.map_or(silent(true), |unique| reply::error(reply, unique, errno)));
+            }
         };
-        if request.opcode.is_without_reply() {
+        let opcode = request.opcode;
+        let sent = if opcode.is_without_reply() {
             self.swallow(request).await;
-            return 0;
-        }
-        if reply.remaining() < reply::HEADER {
-            self.malformed.warn(format_args!("Guest left no room for the reply to {:?}", request.opcode));
-            return 0;
-        }
-        self.answer(request, reply).await
+            silent(false)
+        } else if reply.remaining() < reply::HEADER {
+            self.malformed.warn(format_args!("Guest left no room for the reply to {opcode:?}"));
+            silent(true)
+        } else {
+            self.answer(request, reply).await
+        };
+        (opcode as u32, sent)
     }
 
     /// Reads the header and checks it against the bytes that are there.
@@ -93,7 +118,7 @@ impl<F: FileSystem> Server<F> {
         let has_reply = !opcode.is_some_and(Opcode::is_without_reply);
         // `unique` is the third field: 16 bytes tell it.
         let unique = (has_reply && is_read && have >= reply::HEADER).then_some(header.unique);
-        let refuse = |errno| Refused { unique, errno };
+        let refuse = |errno| Refused { unique, errno, opcode };
 
         if header.len > MAX_MESSAGE && have == InHeader::SIZE {
             self.malformed.warn(format_args!("Guest claims a request of {} bytes", header.len));
@@ -164,7 +189,7 @@ impl<F: FileSystem> Server<F> {
         }
     }
 
-    async fn answer<S: Source, W: ReplyBuffer>(&self, mut request: Request<S>, reply: W) -> u32 {
+    async fn answer<S: Source, W: ReplyBuffer>(&self, mut request: Request<S>, reply: W) -> Sent {
         let unique = request.header.unique;
         let terms = match self.session.terms() {
             Some(terms) => terms,
@@ -213,14 +238,14 @@ impl<F: FileSystem> Server<F> {
         None
     }
 
-    fn finish<W: ReplyBuffer>(&self, opcode: Opcode, reply: W, unique: u64, result: Result<Answer>) -> u32 {
+    fn finish<W: ReplyBuffer>(&self, opcode: Opcode, reply: W, unique: u64, result: Result<Answer>) -> Sent {
         match result {
             Ok(answer) => reply::answer(reply, unique, &answer),
             Err(errno) => self.fail(opcode, reply, unique, errno),
         }
     }
 
-    fn fail<W: ReplyBuffer>(&self, opcode: Opcode, reply: W, unique: u64, errno: Errno) -> u32 {
+    fn fail<W: ReplyBuffer>(&self, opcode: Opcode, reply: W, unique: u64, errno: Errno) -> Sent {
         match errno {
             Errno::EIO | Errno::ETIMEDOUT | Errno::EREMOTEIO => {
                 self.failing.warn(format_args!("{opcode:?} failed: {errno}"));
@@ -230,7 +255,7 @@ impl<F: FileSystem> Server<F> {
         reply::error(reply, unique, errno)
     }
 
-    async fn read<W: ReplyBuffer>(&self, ctx: Context, op: Read, mut reply: W) -> u32 {
+    async fn read<W: ReplyBuffer>(&self, ctx: Context, op: Read, mut reply: W) -> Sent {
         let unique = ctx.unique;
         let op = decode::clamp_read(op, reply.remaining() - reply::HEADER);
         let (op, mut data) = match (op, reply.split_at(reply::HEADER)) {
@@ -258,7 +283,7 @@ impl<F: FileSystem> Server<F> {
         (nodeid, handle, offset, size): (NodeId, Handle, u64, u32),
         is_plus: bool,
         mut reply: W,
-    ) -> u32 {
+    ) -> Sent {
         let opcode = if is_plus { Opcode::Readdirplus } else { Opcode::Readdir };
         let size = size.min(MAX_WRITE) as usize;
         if reply.remaining() < size {
@@ -413,6 +438,7 @@ struct Refused {
     /// Whom to tell; `None` when it cannot be known, or is not to be told.
     unique: Option<u64>,
     errno: Errno,
+    opcode: Option<Opcode>,
 }
 
 /// How CREATE creates.

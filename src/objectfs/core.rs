@@ -19,6 +19,7 @@ use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache, Part};
 use crate::fs::flags::init;
 use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result, StatFs};
+use crate::metrics::MountMeter;
 use crate::store::path::check_name;
 use crate::store::{Attributes, Capabilities, Kind, Meta, Remote, Store, StoreError};
 
@@ -169,7 +170,8 @@ impl<S: Store> Core<S> {
         capabilities: Capabilities,
         memory: Part,
     ) -> std::io::Result<Arc<Core<S>>> {
-        let tree = Tree::new(now_ns(), config.inodes_max);
+        let meter = memory.meter().clone();
+        let tree = Tree::new(now_ns(), config.inodes_max, meter.clone());
         let background = ThreadPoolBuilder::new().pool_size(1).name_prefix("ovfs-background").create()?;
         Ok(Arc::new_cyclic(|me| Core {
             config,
@@ -180,7 +182,7 @@ impl<S: Store> Core<S> {
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
             reading_ahead: Arc::default(),
-            handles: Handles::new(config.handles_max),
+            handles: Handles::new(config.handles_max, meter),
             deletions: Deletions::default(),
             listings: tree.listings(),
             pending: tree.pending(),
@@ -197,6 +199,11 @@ impl<S: Store> Core<S> {
     /// The tree. Locked before any inode's state.
     pub(super) fn tree(&self) -> MutexGuard<'_, Tree> {
         self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the mount counts.
+    pub(super) fn meter(&self) -> &MountMeter {
+        self.blocks.meter()
     }
 
     /// Runs `work` with nobody waiting for it.

@@ -8,6 +8,7 @@ use super::inode::Inode;
 use super::readdir::Listing;
 use super::stream::Streams;
 use crate::fs::{Errno, Handle, NodeId, Result};
+use crate::metrics::MountMeter;
 
 /// An open file.
 #[derive(Debug)]
@@ -47,12 +48,18 @@ pub struct Handles {
     tables: Mutex<Tables>,
     next: AtomicU64,
     limit: usize,
+    meter: MountMeter,
 }
 
 impl Handles {
-    /// Room for `limit` files and as many directories.
-    pub fn new(limit: usize) -> Handles {
-        Handles { tables: Mutex::default(), next: AtomicU64::new(1), limit }
+    /// Room for `limit` files and as many directories, which `meter` counts.
+    pub fn new(limit: usize, meter: MountMeter) -> Handles {
+        Handles { tables: Mutex::default(), next: AtomicU64::new(1), limit, meter }
+    }
+
+    fn count(&self, tables: &Tables) {
+        self.meter.files.store(tables.files.len() as u64, Ordering::Relaxed);
+        self.meter.dirs.store(tables.dirs.len() as u64, Ordering::Relaxed);
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -74,6 +81,7 @@ impl Handles {
         }
         let handle = self.number();
         tables.files.insert(handle, Arc::new(file));
+        self.count(&tables);
         Ok(handle)
     }
 
@@ -88,6 +96,7 @@ impl Handles {
         }
         let handle = self.number();
         tables.dirs.insert(handle, Arc::new(dir));
+        self.count(&tables);
         Ok(handle)
     }
 
@@ -113,18 +122,28 @@ impl Handles {
 
     /// Closes a file.
     pub fn close_file(&self, handle: Handle) {
-        self.tables().files.remove(&handle);
+        let mut tables = self.tables();
+        let file = tables.files.remove(&handle);
+        self.count(&tables);
+        drop(tables);
+        drop(file);
     }
 
     /// Closes a directory.
     pub fn close_dir(&self, handle: Handle) {
-        self.tables().dirs.remove(&handle);
+        let mut tables = self.tables();
+        let dir = tables.dirs.remove(&handle);
+        self.count(&tables);
+        drop(tables);
+        drop(dir);
     }
 
     /// Closes everything; returns the files that were open.
     pub fn close_all(&self) -> Vec<Arc<OpenFile>> {
         let mut tables = self.tables();
         tables.dirs.clear();
-        tables.files.drain().map(|(_, file)| file).collect()
+        let files = tables.files.drain().map(|(_, file)| file).collect();
+        self.count(&tables);
+        files
     }
 }

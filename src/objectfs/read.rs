@@ -67,18 +67,25 @@ impl<S: Store> Core<S> {
                 }
                 match state.content.at(offset, len) {
                     None => return Ok(None),
-                    Some(Layer::Memory(extent)) => return Ok(Some(Piece::Memory(extent))),
+                    Some(Layer::Memory(extent)) => {
+                        self.meter().hit(extent.len);
+                        return Ok(Some(Piece::Memory(extent)));
+                    }
                     Some(Layer::Zero(len)) => return Ok(Some(Piece::Zero(len))),
                     Some(Layer::Base(len)) => (state.content.base().cloned(), len),
                 }
             };
             let Some(base) = base else { return Err(Errno::EIO) };
             match self.base_block(file, &base, offset, len).await {
-                Ok(clean) => {
+                Ok((clean, here)) => {
                     let start = usize::try_from(offset - clean.start).unwrap_or(0);
                     let len = len.min(clean.len.saturating_sub(start));
                     if len == 0 {
                         return Err(Errno::EIO);
+                    }
+                    match here {
+                        true => self.meter().hit(len),
+                        false => self.meter().miss(len),
                     }
                     return Ok(Some(Piece::Block { clean, start, len }));
                 }
@@ -107,20 +114,26 @@ impl<S: Store> Core<S> {
     }
 
     /// The block of the base object that holds byte `offset`, for a read of `len` bytes from there: from memory, or from the
-    /// store with what is worth fetching along with it.
+    /// store with what is worth fetching along with it. Tells whether it was in memory already.
     ///
     /// # Errors
     /// As [`Core::block`]'s.
-    async fn base_block(&self, file: &OpenFile, base: &BaseObject, offset: u64, len: usize) -> Result<Arc<Clean>> {
+    async fn base_block(
+        &self,
+        file: &OpenFile,
+        base: &BaseObject,
+        offset: u64,
+        len: usize,
+    ) -> Result<(Arc<Clean>, bool)> {
         let here = self.clean.get(base.id, offset);
         let plan = file.streams.read(offset, len as u64, base.version.size, self.ahead_max(), here.is_none());
         if let Some((range, each)) = plan.ahead {
             self.read_ahead(&file.inode, base, range, each);
         }
         if let Some(clean) = here {
-            return Ok(clean);
+            return Ok((clean, true));
         }
-        self.block(&file.inode, base, offset, plan.now).await
+        Ok((self.block(&file.inode, base, offset, plan.now).await?, false))
     }
 
     /// The block of the base object of `inode` that holds byte `offset`; of what is not here, as much of `wanted` as lies

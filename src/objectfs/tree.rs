@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::attributes::Birth;
@@ -16,6 +17,7 @@ use super::inode::Inode;
 use super::listings::Listings;
 use crate::cache::ContentId;
 use crate::fs::{Errno, NodeId, Result};
+use crate::metrics::MountMeter;
 use crate::store::path::{NAME_MAX, PATH_MAX};
 use crate::store::{Attributes, Details, Kind, Meta};
 
@@ -61,11 +63,12 @@ pub struct Tree {
     pending: Arc<DueList>,
     /// What listings told, which changes of names outdate.
     listings: Arc<Listings>,
+    meter: MountMeter,
 }
 
 impl Tree {
-    /// Only the root, with room for `limit` nodes.
-    pub fn new(start_ns: i64, limit: usize) -> Tree {
+    /// Only the root, with room for `limit` nodes, which `meter` counts.
+    pub fn new(start_ns: i64, limit: usize, meter: MountMeter) -> Tree {
         let mut tree = Tree {
             nodes: HashMap::new(),
             next_id: 2,
@@ -74,6 +77,7 @@ impl Tree {
             limit,
             pending: Arc::new(super::save::list()),
             listings: Arc::default(),
+            meter,
         };
         // It has no object that could keep attributes: those that are set last as long as this.
         let attributes = Attributes { xattrs: Some(BTreeMap::new()), ..Attributes::default() };
@@ -81,7 +85,12 @@ impl Tree {
         let meta = Meta { kind: Kind::Dir, size: 0, mtime_ns: None, etag: None, marker: Some(true), details };
         let root = Inode::of_store(NodeId::ROOT, &meta, Instant::now(), ContentId(0), start_ns);
         tree.nodes.insert(NodeId::ROOT, Node::new(root, None));
+        tree.count();
         tree
+    }
+
+    fn count(&self) {
+        self.meter.nodeids.store(self.nodes.len() as u64, Ordering::Relaxed);
     }
 
     /// The inodes whose changed attributes wait to be stored.
@@ -233,6 +242,7 @@ impl Tree {
         let node = Node::new(make(self, id), Some((parent, name.to_owned())));
         let inode = Arc::clone(&node.inode);
         self.nodes.insert(id, node);
+        self.count();
         self.node_mut(parent)?.children.insert(name.to_owned(), id);
         Ok(inode)
     }
@@ -414,6 +424,7 @@ impl Tree {
             let ours = state.committed.is_some();
             drop(state);
             let Some(node) = self.nodes.remove(&at) else { return };
+            self.count();
             let Some((parent, name)) = node.place else { return };
             if ours {
                 // Nobody else remembers that it is newer than a listing.
@@ -455,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_rename_of_a_directory_moves_all_paths_below() {
-        let mut tree = Tree::new(0, 100);
+        let mut tree = Tree::new(0, 100, MountMeter::default());
         let a = tree.adopt(NodeId::ROOT, "a", &dir(), Instant::now()).expect("a");
         let b = tree.adopt(a.id, "b", &dir(), Instant::now()).expect("b");
         let f = tree.adopt(b.id, "f", &file("1"), Instant::now()).expect("f");
@@ -468,7 +479,7 @@ mod tests {
 
     #[test]
     fn nodes_go_when_nothing_holds_them_and_take_their_parents_along() {
-        let mut tree = Tree::new(0, 100);
+        let mut tree = Tree::new(0, 100, MountMeter::default());
         let a = tree.adopt(NodeId::ROOT, "a", &dir(), Instant::now()).expect("a");
         let f = tree.adopt(a.id, "f", &file("1"), Instant::now()).expect("f");
         tree.remember(f.id);
@@ -486,7 +497,7 @@ mod tests {
 
     #[test]
     fn another_version_gets_new_bytes_and_another_kind_a_new_number() {
-        let mut tree = Tree::new(0, 100);
+        let mut tree = Tree::new(0, 100, MountMeter::default());
         let f = tree.adopt(NodeId::ROOT, "f", &file("1"), Instant::now()).expect("f");
         let before = (f.state().content.lineage(), f.id);
         tree.adopt(NodeId::ROOT, "f", &file("1"), Instant::now()).expect("same");
@@ -502,7 +513,7 @@ mod tests {
 
     #[test]
     fn the_number_of_nodes_has_a_bound() {
-        let mut tree = Tree::new(0, 2);
+        let mut tree = Tree::new(0, 2, MountMeter::default());
         tree.adopt(NodeId::ROOT, "a", &file("1"), Instant::now()).expect("fits");
         assert_eq!(tree.adopt(NodeId::ROOT, "b", &file("1"), Instant::now()).err(), Some(Errno::ENOMEM));
     }

@@ -87,7 +87,6 @@ impl Disk {
     }
 
     /// What was read from here and what was not here, in bytes.
-    #[cfg(test)]
     pub fn counts(&self) -> (u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }

@@ -87,7 +87,7 @@ impl Remote {
     /// [`BackendError::Refused`]
     pub fn new(backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Remote, BackendError> {
         let cleaner = Arc::new(Cleaner::new(backend.secrets()));
-        let ops = operator::build(backend, options.request_timeout, &cleaner)?;
+        let ops = operator::build(backend, options.request_timeout, &cleaner, &options.meter)?;
         let can = ops.ask.info().capability();
         let keeps = matches!(backend.service.keeps, Keeps::Metadata { .. });
         Ok(Remote {

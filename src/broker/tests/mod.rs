@@ -60,7 +60,7 @@ impl Bed {
     }
 
     fn options(request_timeout: Duration) -> BrokerOptions {
-        BrokerOptions { request_timeout, posix_metadata: false, readonly: false, disk: None }
+        BrokerOptions { request_timeout, posix_metadata: false, readonly: false, disk: None, meter: Arc::default() }
     }
 
     fn with_options(url: &str, options: BrokerOptions, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
@@ -74,7 +74,17 @@ impl Bed {
         let broker = std::thread::spawn(move || {
             let device_process = move || exited.recv().unwrap_or(99);
             let stores = vec![Mounted { id: 0, path: "/".into(), backend, options }];
-            run_until(stores, &broker_pool, theirs.into(), FLUSH, None, device_process, None::<(_, fn())>, stopped)
+            run_until(
+                stores,
+                &broker_pool,
+                theirs.into(),
+                FLUSH,
+                None,
+                None,
+                device_process,
+                None::<(_, fn())>,
+                stopped,
+            )
         });
         let client = StoreClient::start(ours.into(), request_timeout, on_flush).unwrap();
         let remote = Remote::new(Arc::clone(&client), 0);
