@@ -112,7 +112,9 @@ pub(super) fn run(
         Role::Worker(_) => {
             held.release();
             drop((urls, reload, broker_end, place));
-            metrics.map(MetricsListener::close);
+            if let Some(listener) = metrics {
+                listener.close();
+            }
             environment.forget();
             seccomp::no_new_privs()?;
             seccomp::enable(setup.seccomp, setup.log.syslog)?;

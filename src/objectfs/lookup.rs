@@ -85,6 +85,7 @@ impl<S: Store> Core<S> {
                             return Err(Errno::ENOENT);
                         };
                         if tree.is_local(&inode) {
+                            inode.state().absent(asked);
                             return Ok(inode);
                         }
                         if tree.made_since(&inode, asked) {
@@ -163,6 +164,7 @@ impl<S: Store> Core<S> {
                 }
                 Err(error) if gone(&error) => {
                     if tree.is_local(inode) || tree.made_since(inode, asked) {
+                        inode.state().absent(asked);
                         return Ok(());
                     }
                     tree.detach(inode.id);

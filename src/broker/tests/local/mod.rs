@@ -8,6 +8,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use super::*;
+use crate::broker::Eyes;
+use crate::metrics::Board;
 
 fn url(dir: &Path) -> String {
     format!("fs://{}", dir.display())
@@ -244,5 +246,6 @@ fn a_missing_root_is_refused() {
         meter: Arc::default(),
     };
     let stores = vec![Mounted { id: 0, path: "/".into(), backend, options }];
-    assert_eq!(run(stores, pool, theirs.into(), Duration::from_secs(1), None, || (), || 0), 1);
+    let eyes = Eyes { board: Arc::new(Board::new(1).unwrap()), device_pid: 0, metrics: None };
+    assert_eq!(run(stores, pool, theirs.into(), Duration::from_secs(1), None, eyes, || (), || 0), 1);
 }

@@ -425,3 +425,15 @@ fn a_change_that_is_none_of_what_nobody_can_tell_need_not_be_stored() {
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn a_directory_whose_marker_others_deleted_stays_when_its_unstored_file_goes() {
+    let steps = [
+        put("d/a", 0),
+        Step::PutMarker { path: p("e/s") },
+        create("e/s/a"),
+        Step::DeleteMarker { path: p("e/s") },
+        rename("e/s/a", "d/a"),
+    ];
+    run(CachePolicy::Never, AMPLE, &steps).expect("as the contract says");
+}
