@@ -60,11 +60,16 @@ impl Saver {
         })?;
         Ok(saver)
     }
+
+    /// Lets the thread end.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
 }
 
 impl Drop for Saver {
     fn drop(&mut self) {
-        self.0.stop();
+        self.stop();
     }
 }
 

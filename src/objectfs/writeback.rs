@@ -45,11 +45,16 @@ impl WriteBack {
         })?;
         Ok(writeback)
     }
+
+    /// Lets the thread end.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
 }
 
 impl Drop for WriteBack {
     fn drop(&mut self) {
-        self.0.stop();
+        self.stop();
     }
 }
 
