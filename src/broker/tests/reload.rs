@@ -111,7 +111,10 @@ fn wanted(path: &str, url: Option<&str>, request_timeout: Duration) -> Wanted {
 }
 
 /// Says the same until told otherwise.
-struct Said(Arc<Mutex<(u64, Vec<(&'static str, String)>)>>);
+struct Said(Arc<Mutex<(u64, Entries)>>);
+
+/// Paths and URLs.
+type Entries = Vec<(&'static str, String)>;
 
 impl Configuration for Said {
     fn look(&mut self) -> u64 {
