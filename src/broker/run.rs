@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::disk::Disk;
@@ -24,7 +24,7 @@ use super::requests::{Verdict, verdict};
 use crate::metrics::StoreMeter;
 use crate::store::client::IN_FLIGHT_MAX;
 use crate::store::frame::{self, HEADER};
-use crate::store::{Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevice};
+use crate::store::{AREAS, Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevice};
 
 /// Threads that drive requests; each is a few milliseconds of work at most, the rest is waiting.
 const THREADS: usize = 2;
@@ -95,9 +95,10 @@ pub(super) fn run_until(
     signals: Option<(mpsc::Sender<&'static str>, impl FnOnce())>,
     stop: mpsc::Receiver<&'static str>,
 ) -> i32 {
+    let most_added = if configuration.is_some() { usize::from(AREAS) } else { 0 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
-        .max_blocking_threads(BLOCKING_THREADS.saturating_mul(stores.len().max(1)))
+        .max_blocking_threads(BLOCKING_THREADS.saturating_mul(stores.len().max(1) + most_added))
         .thread_name("broker")
         .enable_all()
         .build();
@@ -251,8 +252,7 @@ struct Receiver {
 
 impl Receiver {
     async fn receive(self, mut from: OwnedReadHalf) -> io::Result<()> {
-        // A device that sends more than it may waits in its write(2).
-        let room = Arc::new(Semaphore::new(2 * IN_FLIGHT_MAX * self.mounts.len()));
+        let room = self.mounts.room();
         let mut body = Vec::new();
         loop {
             let mut header = [0; HEADER];
@@ -268,6 +268,7 @@ impl Receiver {
                     // One is enough; nobody waits for a second.
                     let _ = self.flushed.try_send(bytes_lost);
                 }
+                ToBroker::Unmounted { mount } => self.mounts.left(mount),
                 ToBroker::Request { id, mount, op } => {
                     let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
                     let known = self.mounts.get(mount);

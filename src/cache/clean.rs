@@ -160,6 +160,18 @@ impl CleanCache {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Drops all that is here; what is being fetched comes still.
+    pub fn clear(&self) {
+        self.clock().clear();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.contents.retain(|_, slots| {
+                slots.retain(|_, slot| matches!(slot, Slot::Fetching { .. }));
+                !slots.is_empty()
+            });
+        }
+    }
+
     /// The block that holds byte `offset`, if it is here.
     pub fn get(&self, content: ContentId, offset: u64) -> Option<Arc<Clean>> {
         match self.shard(content).find(content, offset, u64::MAX) {

@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn text_is_well_formed_and_says_what_was_counted() {
         let took = Histogram::default();
-        [3, 100, 100, 20_000].map(|micros| took.record(Duration::from_micros(micros)));
+        [3, 100, 100, 20_000].iter().for_each(|&micros| took.record(Duration::from_micros(micros)));
         let meter = StoreMeter::new("/");
         meter.request(Kind::Get, Duration::from_millis(2), true);
         meter.retry(Kind::List);

@@ -123,9 +123,16 @@ impl Follower {
     }
 }
 
+impl Follower {
+    /// Lets the thread end.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+}
+
 impl Drop for Follower {
     fn drop(&mut self) {
-        self.0.stop();
+        self.stop();
     }
 }
 

@@ -203,7 +203,7 @@ impl<S: Store> Core<S> {
     /// such questions come.
     pub(super) async fn listed(&self, parent: NodeId, path: &str, name: &str) -> Option<(Meta, Instant)> {
         // A directory of its own is asked about as fast as a listing.
-        if self.config.timeout().is_zero() || self.capabilities.real_dirs {
+        if self.timeout().is_zero() || self.capabilities.real_dirs {
             return None;
         }
         let is_fresh = |asked: Instant| self.is_fresh(Some(asked)) && asked.elapsed() < TRUST_MAX;

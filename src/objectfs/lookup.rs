@@ -197,7 +197,7 @@ impl<S: Store> Core<S> {
         if !known {
             self.revalidate(&inode).await?;
         }
-        Ok((self.attr(&inode), self.config.timeout()))
+        Ok((self.attr(&inode), self.timeout()))
     }
 
     /// FUSE_SETATTR. Where the mount keeps no attributes, length and times are kept (these until the inode is forgotten), and
@@ -239,7 +239,7 @@ impl<S: Store> Core<S> {
         if nobody_will_close {
             self.upload(&inode).await?;
         }
-        Ok((self.attr(&inode), self.config.timeout()))
+        Ok((self.attr(&inode), self.timeout()))
     }
 
     /// Sets the length. True: it is to be uploaded, because nobody has the file open for writing.

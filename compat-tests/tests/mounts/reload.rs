@@ -226,7 +226,7 @@ fn settings_that_cannot_be_leave_the_old_in_force_and_say_so_once() {
     daemon.wait_stderr("changed settings that take a restart to be in force: cache-size, uid");
     check("same");
     write(&file, &format!("{}[[mounts]]\npath = \"/new\"\ntype = \"memory\"\n", server.section()));
-    daemon.wait_stderr("changed settings that take a restart to be in force: mount /new");
+    daemon.wait_stderr("/new: it is mounted");
     check("added");
     assert_eq!((count(&daemon, IN_FORCE), count(&daemon, STAYS)), (0, 2), "{}", daemon.stderr());
 }
