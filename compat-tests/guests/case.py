@@ -58,6 +58,10 @@ class Share(NamedTuple):
             return ["--shared-dir", store.path]
         return ["--backend", store.backend_url(), *([POSIX_FLAG] if self.posix else [])]
 
+    def entry(self, store):
+        """The same as keys of an entry of [[shares]]."""
+        return {**store.configuration(), **({"posix_metadata": True} if self.posix else {})}
+
     def settings(self):
         """What the jobs must know of the share."""
         return {
@@ -186,10 +190,12 @@ class Case:
         limit = {} if self.seconds is None else {"seconds": self.seconds}
         if self.guest == "libvirt":
             shared = store.path if self.share.passthrough else directory
-            binary = self.program
-            if not self.share.passthrough:
-                binary = libvirt_guest.write_wrapper(directory, self.program, arguments, environment)
-            stream = libvirt_guest.run(machine, binary, shared, TAG, job_dir, directory, store)
+            entry = None if self.share.passthrough else libvirt_guest.Entry(directory, self.share.entry(store))
+            try:
+                stream = libvirt_guest.run(machine, self.program, shared, TAG, job_dir, directory, store)
+            finally:
+                if entry:
+                    entry.close()
             self.streams.append(stream)
             return stream
         if self.guest == "uml":

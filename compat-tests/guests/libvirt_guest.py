@@ -5,11 +5,10 @@ systemd, and stopped by their ids.
 """
 
 import glob
+import json
 import os
-import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import threading
@@ -20,6 +19,8 @@ import kernel as kernels
 import process
 from stream import Stream
 
+# Where ovfs looks for the settings of this host.
+CONFIG_DIR = "/etc/ovfs/conf.d"
 HERE = os.path.dirname(os.path.abspath(__file__))
 URI = "qemu:///system"
 START_SECONDS = 30
@@ -88,16 +89,29 @@ def destroy(name):
         os.kill(pid, signal.SIGKILL)
 
 
-def write_wrapper(work_dir, program, arguments, environment):
-    """libvirt passes no options of ours: a program of three lines in <binary path=…/> adds them."""
-    path = os.path.join(work_dir, "ovfs-with-backend")
-    lines = ["#!/bin/sh"]
-    lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    lines.append(f'exec {shlex.join([program, *arguments])} "$@"')
-    with open(path, "w") as file:
-        file.write("\n".join(lines) + "\n")
-    os.chmod(path, stat.S_IRWXU)
-    return path
+class Entry:
+    """libvirt passes no options of ours: an entry of [[shares]] for the domain's directory says which store it is."""
+
+    def __init__(self, directory, settings):
+        made = [parent for parent in (os.path.dirname(CONFIG_DIR), CONFIG_DIR) if not os.path.isdir(parent)]
+        os.makedirs(CONFIG_DIR, exist_ok=True)
+        self.made = made
+        self.path = os.path.join(CONFIG_DIR, f"test-{os.getpid()}-{os.path.basename(directory)}.toml")
+        lines = ["[[shares]]"]
+        # A TOML string is a JSON string here: nothing in them needs an escape of its own.
+        lines += [f"{key} = {json.dumps(value)}" for key, value in {"shared_dir": directory, **settings}.items()]
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write("\n".join(lines) + "\n")
+
+    def close(self):
+        os.unlink(self.path)
+        for directory in reversed(self.made):
+            try:
+                os.rmdir(directory)
+            except OSError:
+                # Somebody else has put something there.
+                return
 
 
 def run(machine, binary, directory, tag, job_dir, work_dir, store=None):

@@ -33,6 +33,10 @@ class Directory:
     def backend_url(self):
         return f"fs://{self.path}"
 
+    def configuration(self):
+        """The same as keys of a configuration file."""
+        return {"type": "fs", "root": self.path}
+
     def environment(self):
         return {}
 
@@ -125,6 +129,13 @@ class Bucket:
 
     def backend_url(self):
         return f"s3://{self.name}?endpoint={self.server.endpoint}&region={REGION}"
+
+    def configuration(self):
+        """The same as keys of a configuration file, with the credentials."""
+        return {
+            "type": "s3", "bucket": self.name, "region": REGION, "endpoint": self.server.endpoint,
+            "access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY,
+        }
 
     def environment(self):
         """Credentials for the daemon: in its environment, never on its command line."""

@@ -15,8 +15,9 @@
 //! - [`daemon`]: starts a daemon under test; [`subject`]: a share for it, and repeatable chance; [`tree`]: what a host
 //!   directory looks like.
 //! - [`hostile`]: a guest that breaks the rules, and what must hold afterwards.
-//! - [`stores`]: the servers of stores, a look at them from outside, and the table of what each can do; [`gate`], [`meter`]:
-//!   what stands between a daemon and a server.
+//! - [`mounted`]: ovfs on a store, with a guest.
+//! - [`stores`]: the servers of stores, a look at them from outside, and the table of what each can do; [`gate`], [`meter`],
+//!   [`switch`]: what stands between a daemon and a server.
 //! - [`script`], [`cases`], [`transcript`]: the same scripts on two daemons, compared line by line.
 
 pub mod cases;
@@ -31,12 +32,14 @@ pub mod launch;
 pub mod memory;
 pub mod meter;
 pub mod minivu;
+pub mod mounted;
 pub mod queue;
 pub mod ring;
 pub mod rows;
 pub mod script;
 pub mod stores;
 pub mod subject;
+pub mod switch;
 pub mod transcript;
 pub mod tree;
 pub mod vhost_user;

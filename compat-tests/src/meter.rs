@@ -127,7 +127,8 @@ impl Meter {
     }
 }
 
-fn method(piece: &[u8]) -> Option<&'static str> {
+/// The method that a piece of a stream begins with.
+pub(crate) fn method(piece: &[u8]) -> Option<&'static str> {
     METHODS.into_iter().find(|method| piece.strip_prefix(method.as_bytes()).is_some_and(|rest| rest.starts_with(b" ")))
 }
 

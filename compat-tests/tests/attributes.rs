@@ -7,53 +7,30 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ovfs_compat_tests::daemon::patience;
 use ovfs_compat_tests::error::Fault;
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::{InitRequest, ROOT};
-use ovfs_compat_tests::guest::{Guest, SetAttr};
-use ovfs_compat_tests::launch::{Daemon, Exit, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::fuse::ROOT;
+use ovfs_compat_tests::guest::SetAttr;
+use ovfs_compat_tests::launch::{Exit, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::mounted::Mounted;
 use ovfs_compat_tests::stores::{Kind, TestStore};
 
 const KINDS: [Kind; 2] = [Kind::Moto, Kind::Fs];
 
-/// ovfs on a store that outlives it, with a guest.
-struct Mount {
-    guest: Guest,
-    daemon: Daemon,
-    _scratch: Scratch,
+fn mount(store: &TestStore, args: &[&str]) -> Mounted {
+    let mut m = Mounted::new(store, args);
+    (m.guest.uid, m.guest.gid) = (1000, 100);
+    m
 }
 
-fn mount(store: &TestStore, args: &[&str]) -> Mount {
-    let scratch = Scratch::new();
-    let socket = scratch.join("run/s");
-    let mut launch = Launch::new(binary(Which::Ovfs)).arg("--socket-path").arg(&socket);
-    launch = launch.args(["--backend", &store.url()]).args(args);
-    for (name, value) in store.env() {
-        launch = launch.env(name, value);
-    }
-    let mut daemon = launch.start();
-    daemon.wait_ready();
-    let config = Config { timeout: patience() * 4, ..Config::default() };
-    let mut guest = Guest::connect(&socket, &config).expect("the device starts");
-    guest.init(&InitRequest::default()).expect("INIT succeeds");
-    (guest.uid, guest.gid) = (1000, 100);
-    Mount { guest, daemon, _scratch: scratch }
+/// The guest goes; the daemon ends in order.
+fn end(m: Mounted) {
+    let (exit, said) = m.end();
+    assert_eq!(exit, Exit::Code(0), "{said}");
 }
 
-impl Mount {
-    /// The guest goes; the daemon ends in order.
-    fn end(self) {
-        let Mount { guest, mut daemon, _scratch } = self;
-        drop(guest);
-        let exit = daemon.wait_exit(Duration::from_secs(60)).expect("it ends");
-        assert_eq!(exit, Exit::Code(0), "{}", daemon.stderr());
-    }
-
-    fn set(&mut self, path: &str, change: &SetAttr) {
-        let node = self.guest.resolve(path).expect("lookup");
-        self.guest.setattr(node, change).expect("setattr");
-    }
+fn set(m: &mut Mounted, path: &str, change: &SetAttr) {
+    let node = m.guest.resolve(path).expect("lookup");
+    m.guest.setattr(node, change).expect("setattr");
 }
 
 fn errno<T: std::fmt::Debug>(answer: Result<T, Fault>) -> i32 {
@@ -106,8 +83,8 @@ fn what_a_guest_sets_is_kept_and_shown_by_the_next_mount() {
         let mut m = mount(store, &["--posix-metadata"]);
         m.guest.mkdir(ROOT, b"d", 0o750).expect("mkdir");
         m.guest.write_file("d/f", b"some bytes").expect("write");
-        m.set("d/f", &SetAttr::mode(0o4711));
-        m.set("d/f", &SetAttr::times((5, 6), (1_000_000_007, 123_456_789)));
+        set(&mut m, "d/f", &SetAttr::mode(0o4711));
+        set(&mut m, "d/f", &SetAttr::times((5, 6), (1_000_000_007, 123_456_789)));
         let node = m.guest.resolve("d/f").expect("lookup");
         m.guest.setxattr(node, b"user.colour", b"\x00green\xff", 0).expect("setxattr");
         let dir = m.guest.resolve("d").expect("lookup");
@@ -115,8 +92,8 @@ fn what_a_guest_sets_is_kept_and_shown_by_the_next_mount() {
         m.guest.mknod(dir, b"p", libc::S_IFIFO | 0o640, 0, 0).expect("mkfifo");
         m.guest.mknod(dir, b"s", libc::S_IFSOCK | 0o600, 0, 0).expect("a socket");
         assert_eq!(errno(m.guest.mknod(dir, b"c", libc::S_IFCHR | 0o600, 0x103, 0)), libc::EPERM);
-        m.set("d", &SetAttr::times((8, 0), (900_000_000, 0)));
-        m.end();
+        set(&mut m, "d", &SetAttr::times((8, 0), (900_000_000, 0)));
+        end(m);
 
         assert_eq!(kept_mode(store, "d/f"), Some(libc::S_IFREG | 0o4711));
         assert_eq!(kept_mode(store, "d/l"), Some(libc::S_IFLNK | 0o777));
@@ -156,7 +133,7 @@ fn what_a_guest_sets_is_kept_and_shown_by_the_next_mount() {
         types.sort();
         let expect = [("f", libc::DT_REG), ("l", libc::DT_LNK), ("p", libc::DT_FIFO), ("s", libc::DT_SOCK)];
         assert_eq!(types, expect.map(|(name, kind)| (name.to_owned(), u32::from(kind))));
-        m.end();
+        end(m);
     });
 }
 
@@ -165,7 +142,7 @@ fn changes_by_path_reach_the_store_while_the_guest_goes_on() {
     each(|store| {
         let mut m = mount(store, &["--posix-metadata"]);
         m.guest.write_file("f", b"x").expect("write");
-        m.set("f", &SetAttr::mode(0o600));
+        set(&mut m, "f", &SetAttr::mode(0o600));
         let start = Instant::now();
         while kept_mode(store, "f") != Some(libc::S_IFREG | 0o600) {
             assert!(start.elapsed() < Duration::from_secs(20), "{:?}", kept_mode(store, "f"));
@@ -173,14 +150,14 @@ fn changes_by_path_reach_the_store_while_the_guest_goes_on() {
         }
         // As rsync does it: another name, all attributes, then the right name.
         m.guest.write_file(".f.tmp", b"newer").expect("write");
-        m.set(".f.tmp", &SetAttr::times((1, 0), (77, 0)));
-        m.set(".f.tmp", &SetAttr::mode(0o640));
+        set(&mut m, ".f.tmp", &SetAttr::times((1, 0), (77, 0)));
+        set(&mut m, ".f.tmp", &SetAttr::mode(0o640));
         m.guest.rename_path(".f.tmp", "f").expect("rename");
         assert_eq!(kept_mode(store, "f"), Some(libc::S_IFREG | 0o640), "stored when rename returns");
         assert_eq!(store.get("f").as_deref(), Some(&b"newer"[..]));
         assert_eq!(store.keys(), ["f"]);
         assert_eq!(m.guest.stat("f").expect("stat").mtime, 77);
-        m.end();
+        end(m);
     });
 }
 
@@ -194,7 +171,7 @@ fn owners_are_translated_between_guest_and_store() {
     assert_eq!((attr.uid, attr.gid), (1000, 100));
     assert_eq!(header(&store, "f", "x-amz-meta-uid").as_deref(), Some("501000"));
     assert_eq!(header(&store, "f", "x-amz-meta-gid").as_deref(), Some("500100"));
-    m.end();
+    end(m);
 }
 
 #[test]
@@ -203,8 +180,8 @@ fn without_posix_metadata_the_flags_say_whose_everything_is() {
         store.put("d/f", b"x");
         let fixed = ["--uid=7", "--gid=8", "--file-mode=0666", "--dir-mode=0777", "--umask=027", "--capacity=1T"];
         let mut m = mount(store, &[&fixed[..], &["--xattr"]].concat());
-        m.set("d/f", &SetAttr::mode(0o600));
-        m.set("d/f", &SetAttr::owner(1, 1));
+        set(&mut m, "d/f", &SetAttr::mode(0o600));
+        set(&mut m, "d/f", &SetAttr::owner(1, 1));
         let attr = m.guest.stat("d/f").expect("stat");
         assert_eq!((attr.mode, attr.uid, attr.gid), (libc::S_IFREG | 0o640, 7, 8));
         assert_eq!(m.guest.stat("d").expect("stat").mode, libc::S_IFDIR | 0o750);
@@ -227,7 +204,7 @@ fn without_posix_metadata_the_flags_say_whose_everything_is() {
                 assert_eq!(errno(m.guest.getxattr(node, b"ovfs.content-type", 100)), libc::ENODATA);
             }
         }
-        m.end();
+        end(m);
     });
 }
 

@@ -3,13 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use ovfs_compat_tests::daemon::patience;
 use ovfs_compat_tests::error::Fault;
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::{InitRequest, ROOT, op};
+use ovfs_compat_tests::fuse::{ROOT, op};
 use ovfs_compat_tests::gate::Gate;
 use ovfs_compat_tests::guest::{Call, Guest, SetAttr};
-use ovfs_compat_tests::launch::{Daemon, Exit, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::launch::{Daemon, Exit, Scratch};
+use ovfs_compat_tests::mounted::Mounted;
 use ovfs_compat_tests::stores::{Kind, TestStore};
 
 /// ovfs on a store, with a guest.
@@ -21,19 +20,7 @@ struct Mount {
 }
 
 fn mount_through(store: TestStore, port: u16, args: &[&str]) -> Mount {
-    let scratch = Scratch::new();
-    let socket = scratch.join("run/s");
-    let mut launch = Launch::new(binary(Which::Ovfs)).arg("--socket-path").arg(&socket);
-    launch = launch.args(["--backend", &store.url_through(port)]).args(args);
-    for (name, value) in store.env() {
-        launch = launch.env(name, value);
-    }
-    let mut daemon = launch.start();
-    daemon.wait_ready();
-    // A write that finds no memory waits for a whole upload, and the servers of these tests are slow.
-    let config = Config { timeout: patience() * 4, ..Config::default() };
-    let mut guest = Guest::connect(&socket, &config).expect("the device starts");
-    guest.init(&InitRequest::default()).expect("INIT succeeds");
+    let Mounted { guest, daemon, scratch } = Mounted::at(&store.url_through(port), &store, args);
     Mount { guest, daemon, store, _scratch: scratch }
 }
 

@@ -132,6 +132,7 @@ fn what_is_printed_is_a_file_that_says_the_same() {
         "--modcaps=-mknod",
         "--file-mode=0600",
         "--writeback-delay=500",
+        "--cache-dirty-ratio=30",
         "--backend=memory:///x",
         "-o",
         "no_readdirplus,loglevel=err",

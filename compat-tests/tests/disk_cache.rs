@@ -3,35 +3,15 @@
 use std::path::Path;
 
 use ovfs_compat_tests::daemon::patience;
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::InitRequest;
-use ovfs_compat_tests::guest::Guest;
-use ovfs_compat_tests::launch::{Daemon, Exit, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::launch::{Exit, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::mounted::Mounted;
 use ovfs_compat_tests::stores::{Kind, TestStore};
 
 const LEN: usize = 9 << 20;
 
-struct Mount {
-    guest: Guest,
-    _daemon: Daemon,
-    _scratch: Scratch,
-}
-
-fn mount(store: &TestStore, dir: &Path) -> Mount {
-    let scratch = Scratch::new();
-    let socket = scratch.join("run/s");
-    let mut launch = Launch::new(binary(Which::Ovfs)).arg("--socket-path").arg(&socket);
-    launch = launch.args(["--cache=never", "--backend", &store.url()]).arg("--cache-dir").arg(dir);
-    launch = launch.cwd(store.beside());
-    for (name, value) in store.env() {
-        launch = launch.env(name, value);
-    }
-    let mut daemon = launch.start();
-    daemon.wait_ready();
-    let config = Config { timeout: patience() * 4, ..Config::default() };
-    let mut guest = Guest::connect(&socket, &config).expect("the device starts");
-    guest.init(&InitRequest::default()).expect("INIT succeeds");
-    Mount { guest, _daemon: daemon, _scratch: scratch }
+fn mount(store: &TestStore, dir: &Path) -> Mounted {
+    let dir = dir.to_str().expect("a path of letters");
+    Mounted::new(store, &["--cache=never", "--cache-dir", dir])
 }
 
 fn pattern(seed: usize, len: usize) -> Vec<u8> {
@@ -46,7 +26,7 @@ fn what_one_daemon_read_another_does_not_fetch() {
     let dir = scratch.join("cache");
     let content = pattern(7, LEN);
     store.put("model", &content);
-    let gets = |mount: &mut Mount, expected: &[u8]| {
+    let gets = |mount: &mut Mounted, expected: &[u8]| {
         let mark = meter.mark();
         assert!(mount.guest.read_file("model").expect("it can be read") == expected, "it is what was put");
         meter.since(mark).methods.iter().filter(|method| **method == "GET").count()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 21] = [
+const OURS: [&str; 22] = [
     "--backend",
     "--cache-size",
     "--num-request-queues",
@@ -20,6 +20,7 @@ const OURS: [&str; 21] = [
     "--umask",
     "--capacity",
     "--writeback-delay",
+    "--cache-dirty-ratio",
     "--cache-dir",
     "--cache-disk-size",
     "--metrics-listen",

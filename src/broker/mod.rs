@@ -8,12 +8,15 @@
 //! reaches, `local` on a directory of this machine. `disk` keeps blocks of what was read on this machine's disk.
 //! `requests` tells the kinds of requests apart, `eyes` and `exporter` show what was counted.
 
+mod breaker;
 mod cursors;
 mod disk;
 mod error;
 mod exporter;
 mod eyes;
 mod gate;
+#[cfg(feature = "s3")]
+mod keys;
 mod local;
 mod mounts;
 mod operator;

@@ -12,6 +12,8 @@ use reqwest::header::{ACCEPT_ENCODING, HeaderMap, HeaderValue};
 
 use super::error::Cleaner;
 use super::gate::Gate;
+#[cfg(feature = "s3")]
+use super::keys::Keys;
 use super::requests::kind_of_retry;
 use super::services::Upload;
 use super::url::{Backend, BackendError};
@@ -39,6 +41,21 @@ pub(super) struct Operators {
     /// For markers, by [`opendal::raw::Service`]: the service as it is, but for timeouts and retries. OpenDAL's own operations
     /// know no content and no metadata of a name that ends with a slash.
     pub raw: Operator,
+    /// The keys that all of them sign with, where they can be replaced.
+    #[cfg(feature = "s3")]
+    pub keys: Option<Keys>,
+}
+
+impl Operators {
+    /// Signs with the keys of `others` from now on, requests of what is under way included.
+    pub fn follow(&self, others: &Operators) {
+        #[cfg(feature = "s3")]
+        if let (Some(keys), Some(new)) = (&self.keys, &others.keys) {
+            keys.follow(new);
+        }
+        #[cfg(not(feature = "s3"))]
+        let _ = others;
+    }
 }
 
 tokio::task_local! {
@@ -82,7 +99,16 @@ pub(super) fn build(
     let scheme = backend.service.scheme;
     let refused = |why: String| BackendError::Refused { scheme, why: cleaner.clean(&why) };
     let config = backend.config.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
-    let base = Operator::via_iter(scheme, config).map_err(|e| refused(e.to_string()))?;
+    #[cfg(feature = "s3")]
+    let keys = Keys::of(backend);
+    #[cfg(feature = "s3")]
+    let base = match &keys {
+        Some(keys) => keys.operator(config),
+        None => Operator::via_iter(scheme, config),
+    };
+    #[cfg(not(feature = "s3"))]
+    let base = Operator::via_iter(scheme, config);
+    let base = base.map_err(|e| refused(e.to_string()))?;
     let upload_timeout = request_timeout.max(UPLOAD_TIMEOUT_MIN);
     let mut headers = HeaderMap::new();
     if scheme == "gcs" {
@@ -125,7 +151,14 @@ pub(super) fn build(
     let raw = raw
         .layer(TimeoutLayer::new().with_timeout(each_try).with_io_timeout(each_try))
         .layer(retries(cleaner, meter, 3));
-    Ok(Operators { ask, ask_once, write, raw })
+    Ok(Operators {
+        ask,
+        ask_once,
+        write,
+        raw,
+        #[cfg(feature = "s3")]
+        keys,
+    })
 }
 
 fn retries(

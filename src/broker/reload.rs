@@ -7,13 +7,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use super::mounts::{Changed, Mounts};
+use super::BrokerOptions;
+use super::mounts::{Changed, Mounts, NotAdded};
 use super::url::Backend;
-use crate::store::{MountId, ToDevice, frame};
+use crate::store::{Change, ToDevice, frame};
 
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -21,6 +22,37 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long after settings that were refused they are tried again, at first and at most.
 const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// How long whoever was refused by a store waits for settings that are being changed.
+const NEWS: Duration = Duration::from_secs(20);
+
+/// Whether the files say something else than what is in force: keys are often taken out of use in the moment in which
+/// others are written down.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    look: Notify,
+    seen: watch::Sender<Option<Seen>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    /// When the files were looked at, or a little later.
+    at: Instant,
+    /// All that they said then has been tried.
+    settled: bool,
+}
+
+impl News {
+    /// Has the files looked at now, and waits until all that they say has been tried.
+    pub async fn settled(&self) {
+        let since = Instant::now();
+        self.look.notify_one();
+        let mut seen = self.seen.subscribe();
+        let done = seen.wait_for(|seen| seen.is_some_and(|seen| seen.at >= since && seen.settled));
+        // Whoever waited goes on either way.
+        let _ = timeout(NEWS, done).await;
+    }
+}
 
 /// Where settings come from. Its methods may block.
 pub trait Configuration: Send + 'static {
@@ -34,15 +66,19 @@ pub trait Configuration: Send + 'static {
     fn read(&mut self) -> Result<Vec<Wanted>, String>;
 }
 
-/// How a store is to be reached.
+/// A store of the share, as it is to be.
 #[derive(Debug)]
 pub struct Wanted {
-    /// Which.
-    pub id: MountId,
+    /// Where.
+    pub path: String,
     /// Its URL, taken apart; `None`: as before.
     pub backend: Option<Backend>,
-    /// How long its requests may take.
-    pub request_timeout: Duration,
+    /// How it is to be served. Of one that is served already, only the timeout counts.
+    pub options: BrokerOptions,
+    /// How long names and attributes may be trusted, under the policy that has such a time.
+    pub expiration: Duration,
+    /// What the device is to know of it, if it is new.
+    pub settings: Vec<u8>,
 }
 
 /// What a try came to.
@@ -52,12 +88,13 @@ enum Tried {
     Refused(String),
 }
 
-/// Keeps `mounts` as `configuration` says, for ever. A value in `asked` wants it read at once.
+/// Keeps `mounts` as `configuration` says, for ever. A value in `asked` wants it read at once; `news` is kept up to date.
 pub(super) async fn follow(
     mut configuration: Box<dyn Configuration>,
     mounts: Arc<Mounts>,
     mut asked: watch::Receiver<()>,
     to_device: mpsc::Sender<Vec<u8>>,
+    news: Arc<News>,
 ) {
     // What was read at the start may be out of date already.
     let (mut read, mut before) = (None, None);
@@ -66,11 +103,13 @@ pub(super) async fn follow(
     loop {
         let at_once = tokio::select! {
             () = sleep(LOOK) => false,
+            () = news.look.notified() => false,
             changed = asked.changed() => match changed {
                 Ok(()) => true,
                 Err(_) => return,
             },
         };
+        let at = Instant::now();
         let Ok((back, looks)) = spawn_blocking(move || {
             let looks = configuration.look();
             (configuration, looks)
@@ -84,6 +123,7 @@ pub(super) async fn follow(
         before = Some(looks);
         let due = again.is_some_and(|at| at <= Instant::now());
         if !(at_once || changed || due) {
+            news.seen.send_replace(Some(Seen { at, settled: read == Some(looks) }));
             continue;
         }
         if at_once || changed {
@@ -114,28 +154,63 @@ pub(super) async fn follow(
                 pause = (pause * 2).min(AGAIN_MAX);
             }
         }
+        news.seen.send_replace(Some(Seen { at, settled: true }));
     }
 }
 
 async fn apply(wanted: Vec<Wanted>, mounts: &Mounts, to_device: &mpsc::Sender<Vec<u8>>, news: bool) -> Tried {
     let mut refused = Vec::new();
-    let longest = wanted.iter().map(|wanted| wanted.request_timeout).max().unwrap_or_default();
+    let longest = wanted.iter().map(|wanted| wanted.options.request_timeout).max().unwrap_or_default();
     // The device waits longer before any store may take longer.
     tell(longest.max(mounts.request_timeout()), to_device).await;
-    for Wanted { id, backend, request_timeout } in wanted {
-        let Some(slot) = mounts.get(id) else { continue };
-        match slot.change(backend.as_ref(), request_timeout).await {
-            Changed::Nothing => {}
-            Changed::Applied => log::info!("{}: new settings of the store are in force", slot.path),
-            Changed::Refused(why) => refused.push(format!("{}: {why}", slot.path)),
-            Changed::OtherStore => {
-                let level = if news { log::Level::Warn } else { log::Level::Debug };
-                log::log!(level, "{}: another store takes a restart; it stays as it was", slot.path);
+    let level = if news { log::Level::Warn } else { log::Level::Debug };
+    let staying = mounts.staying();
+    for (mount, slot) in &staying {
+        if !slot.is_root() && !wanted.iter().any(|wanted| wanted.path == slot.path) {
+            mounts.leave(*mount);
+            log::info!("{}: it is taken away once its store has all that is dirty", slot.path);
+            change(Change::Unmount { mount: *mount }, to_device).await;
+        }
+    }
+    for Wanted { path, backend, options, expiration, settings } in wanted {
+        match staying.iter().find(|(_, slot)| slot.path == path) {
+            Some((mount, slot)) => {
+                match slot.change(backend.as_ref(), options.request_timeout).await {
+                    Changed::Nothing => {}
+                    Changed::Applied => log::info!("{path}: new settings of the store are in force"),
+                    Changed::Refused(why) => refused.push(format!("{path}: {why}")),
+                    Changed::OtherStore => {
+                        log::log!(level, "{path}: another store takes a restart; it stays as it was")
+                    }
+                }
+                if slot.expires(expiration) {
+                    change(Change::Expiration { mount: *mount, time: expiration }, to_device).await;
+                }
+            }
+            // What was no store cannot become one: whoever reads the file has said so.
+            None if path == "/" => {}
+            None => {
+                let Some(backend) = backend else { continue };
+                match mounts.add(&path, &backend, options, settings).await {
+                    Ok(added) => {
+                        change(added, to_device).await;
+                        log::info!("{path}: it is mounted");
+                    }
+                    Err(NotAdded::Refused(why)) => refused.push(format!("{path} is not mounted: {why}")),
+                    Err(NotAdded::NoRoom) => log::log!(level, "{path}: one more mount takes a restart"),
+                }
             }
         }
     }
     tell(mounts.request_timeout(), to_device).await;
     if refused.is_empty() { Tried::Done } else { Tried::Refused(refused.join("; ")) }
+}
+
+async fn change(change: Change, to_device: &mpsc::Sender<Vec<u8>>) {
+    if let Ok(frame) = frame::encode(&ToDevice::Change(change)) {
+        // Fails only when the device is gone.
+        let _ = to_device.send(frame).await;
+    }
 }
 
 async fn tell(request_timeout: Duration, to_device: &mpsc::Sender<Vec<u8>>) {

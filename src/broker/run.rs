@@ -12,19 +12,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use super::disk::Disk;
 use super::error::error;
 use super::eyes::Eyes;
 use super::mounts::{Mounted, Mounts, Slot};
-use super::reload::{self, Configuration};
+use super::reload::{self, Configuration, News};
 use super::requests::{Verdict, verdict};
 use crate::metrics::StoreMeter;
 use crate::store::client::IN_FLIGHT_MAX;
 use crate::store::frame::{self, HEADER};
-use crate::store::{Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevice};
+use crate::store::{AREAS, Op, Pool, Reply, StoreError, StoreErrorKind, ToBroker, ToDevice};
 
 /// Threads that drive requests; each is a few milliseconds of work at most, the rest is waiting.
 const THREADS: usize = 2;
@@ -95,9 +95,10 @@ pub(super) fn run_until(
     signals: Option<(mpsc::Sender<&'static str>, impl FnOnce())>,
     stop: mpsc::Receiver<&'static str>,
 ) -> i32 {
+    let most_added = if configuration.is_some() { usize::from(AREAS) } else { 0 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
-        .max_blocking_threads(BLOCKING_THREADS.saturating_mul(stores.len().max(1)))
+        .max_blocking_threads(BLOCKING_THREADS.saturating_mul(stores.len().max(1) + most_added))
         .thread_name("broker")
         .enable_all()
         .build();
@@ -161,11 +162,14 @@ async fn serve(
             }
         }
     });
-    if let Some((configuration, rereads)) = configuration {
-        tokio::spawn(reload::follow(configuration, Arc::clone(&mounts), rereads, replies.clone()));
-    }
+    let news = configuration.map(|(configuration, rereads)| {
+        let news = Arc::<News>::default();
+        let follow = reload::follow(configuration, Arc::clone(&mounts), rereads, replies.clone(), Arc::clone(&news));
+        tokio::spawn(follow);
+        news
+    });
     let (flushed, mut flushes) = mpsc::channel(1);
-    let receiver = Receiver { mounts: Arc::clone(&mounts), replies: replies.clone(), flushed };
+    let receiver = Receiver { mounts: Arc::clone(&mounts), replies: replies.clone(), flushed, news };
     tokio::spawn(async move {
         match receiver.receive(from_device).await {
             Ok(()) => log::debug!("the device process has closed the connection"),
@@ -243,12 +247,12 @@ struct Receiver {
     mounts: Arc<Mounts>,
     replies: mpsc::Sender<Vec<u8>>,
     flushed: mpsc::Sender<u64>,
+    news: Option<Arc<News>>,
 }
 
 impl Receiver {
     async fn receive(self, mut from: OwnedReadHalf) -> io::Result<()> {
-        // A device that sends more than it may waits in its write(2).
-        let room = Arc::new(Semaphore::new(2 * IN_FLIGHT_MAX * self.mounts.len()));
+        let room = self.mounts.room();
         let mut body = Vec::new();
         loop {
             let mut header = [0; HEADER];
@@ -264,12 +268,14 @@ impl Receiver {
                     // One is enough; nobody waits for a second.
                     let _ = self.flushed.try_send(bytes_lost);
                 }
+                ToBroker::Unmounted { mount } => self.mounts.left(mount),
                 ToBroker::Request { id, mount, op } => {
                     let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
                     let known = self.mounts.get(mount);
                     let replies = self.replies.clone();
+                    let news = self.news.clone();
                     tokio::spawn(async move {
-                        let result = answer(known, op).await;
+                        let result = answer(known, op, news).await;
                         let frame = frame::encode(&ToDevice::Done { id, result }).or_else(|e| {
                             let result = Err(error(StoreErrorKind::Io, format!("the answer cannot be sent: {e}")));
                             frame::encode(&ToDevice::Done { id, result })
@@ -286,15 +292,37 @@ impl Receiver {
     }
 }
 
+/// How often a request is sent anew because there are other settings than those that it was refused with.
+const SETTINGS_TRIED: usize = 5;
+
+/// What a store says to `op`. A store that refuses us is asked again if there are other keys for it by now.
+async fn ask(slot: &Arc<Slot>, op: Op, news: Option<&News>) -> Result<Reply, StoreError> {
+    let Some(news) = news else { return slot.serve(&slot.mount(), op).await };
+    for _ in 1..SETTINGS_TRIED {
+        let mount = slot.mount();
+        match slot.serve(&mount, op.clone()).await {
+            Err(e) if e.kind == StoreErrorKind::PermissionDenied => {
+                news.settled().await;
+                if Arc::ptr_eq(&mount, &slot.mount()) {
+                    return Err(e);
+                }
+                log::debug!("{}: tried again with the new settings: {e}", slot.path);
+            }
+            result => return result,
+        }
+    }
+    slot.serve(&slot.mount(), op).await
+}
+
 /// The answer to a request; there always is one.
-async fn answer(slot: Option<Arc<Slot>>, op: Op) -> Result<Reply, StoreError> {
+async fn answer(slot: Option<Arc<Slot>>, op: Op, news: Option<Arc<News>>) -> Result<Reply, StoreError> {
     let Some(slot) = slot else {
         return Err(error(StoreErrorKind::Protocol, "there is no such mount"));
     };
     // Other stores than the root's are asked until they answer; who asks says so, once.
     let again = matches!(op, Op::Probe) && !slot.is_root();
     let maybe_unasked = matches!(op, Op::ListEnd { .. }) || (matches!(op, Op::Read { .. }) && slot.disk().is_some());
-    let result = AssertUnwindSafe(slot.mount().serve(op)).catch_unwind().await;
+    let result = AssertUnwindSafe(ask(&slot, op, news.as_deref())).catch_unwind().await;
     let result = result.unwrap_or_else(|_| Err(error(StoreErrorKind::Io, "the operation failed inside the broker")));
     let verdict = match &result {
         Ok(_) if maybe_unasked => Verdict::Unasked,
@@ -317,8 +345,9 @@ async fn answer(slot: Option<Arc<Slot>>, op: Op) -> Result<Reply, StoreError> {
             | StoreErrorKind::InvalidName
             | StoreErrorKind::AttributesTooLarge
             | StoreErrorKind::ReadOnly
-            | StoreErrorKind::Stale => log::Level::Debug,
-            _ if again => log::Level::Debug,
+            | StoreErrorKind::Stale
+            | StoreErrorKind::Silent => log::Level::Debug,
+            _ if again || slot.is_gone() => log::Level::Debug,
             _ => log::Level::Warn,
         };
         match (level, slot.is_root()) {

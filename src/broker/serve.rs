@@ -95,6 +95,13 @@ impl Mount {
         })
     }
 
+    /// What is under way here goes on with the keys of `next`, which leads to the same place.
+    pub fn follow(&self, next: &Mount) {
+        if let (Store::Remote(remote), Store::Remote(next)) = (&self.store, &next.store) {
+            remote.follow(next);
+        }
+    }
+
     /// Does `op`. Reads and questions end within the request timeout; what writes ends when it has truly ended, since
     /// half of it may be done.
     pub async fn serve(&self, op: Op) -> Result<Reply, StoreError> {

@@ -1,12 +1,12 @@
 //! Blocks: owned pieces of the pool. A [`Block`] is exclusive memory until it is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
-use super::buddy::{self, BLOCK_MIN, Buddy};
+use super::buddy::{self, BLOCK_MAX, BLOCK_MIN, Buddy};
 use crate::fs::{Sink, Source};
 use crate::metrics::MountMeter;
 use crate::store::{Pool, Slice};
@@ -58,11 +58,22 @@ impl From<Arc<Pool>> for Part {
     }
 }
 
+/// What is free, and where memory may be that nobody needs.
+#[derive(Debug)]
+struct Free {
+    buddy: Buddy,
+    /// Pieces of [`BLOCK_MAX`] bytes, by number, in which a block was freed whose memory the kernel has not got back.
+    warm: BTreeSet<u64>,
+}
+
 /// A part of the pool with its free list.
 #[derive(Debug)]
 pub struct Blocks {
     part: Part,
-    free: Mutex<Buddy>,
+    free: Mutex<Free>,
+    /// How many blocks were taken so far, and until somebody last asked whether all is quiet.
+    taken: AtomicUsize,
+    taken_before: AtomicUsize,
     /// Notified whenever a block is freed.
     freed: Event,
     /// Capacity of all blocks marked dirty.
@@ -82,19 +93,28 @@ impl Blocks {
     /// All of `part`, free.
     pub fn new(part: impl Into<Part>) -> Arc<Blocks> {
         let part = part.into();
-        let free = Mutex::new(Buddy::new(part.len));
+        let free = Mutex::new(Free { buddy: Buddy::new(part.len), warm: BTreeSet::new() });
         part.meter.pool_bytes.store(part.len as u64, Ordering::Relaxed);
-        Arc::new(Blocks { part, free, freed: Event::new(), dirty: AtomicUsize::new(0), since: Mutex::default() })
+        Arc::new(Blocks {
+            part,
+            free,
+            taken: AtomicUsize::new(0),
+            taken_before: AtomicUsize::new(0),
+            freed: Event::new(),
+            dirty: AtomicUsize::new(0),
+            since: Mutex::default(),
+        })
     }
 
-    fn free(&self) -> MutexGuard<'_, Buddy> {
+    fn free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A block of at least `len` bytes, if one is free.
     pub fn take(self: &Arc<Blocks>, len: usize) -> Option<Block> {
         let order = buddy::order_for(len)?;
-        let offset = self.free().take(order)?;
+        let offset = self.free().buddy.take(order)?;
+        self.taken.fetch_add(1, Ordering::Relaxed);
         self.part.meter.taken(order, buddy::len_of(order));
         Some(Block { owner: Arc::clone(self), offset, order, mark: AtomicU64::new(0) })
     }
@@ -106,7 +126,32 @@ impl Blocks {
 
     /// Bytes in free blocks.
     pub fn free_bytes(&self) -> usize {
-        self.free().free_bytes()
+        self.free().buddy.free_bytes()
+    }
+
+    /// Gives the memory of free blocks back to the kernel, unless a block was taken since the last call. Returns how many
+    /// bytes of it there may have been. Whoever takes a block meanwhile may find fewer free ones for a moment.
+    pub fn give_back_if_idle(&self) -> usize {
+        let taken = self.taken.load(Ordering::Relaxed);
+        if self.taken_before.swap(taken, Ordering::Relaxed) != taken {
+            return 0;
+        }
+        let mut given = 0;
+        loop {
+            let mut free = self.free();
+            let Some(piece) = free.warm.pop_first() else { return given };
+            let start = piece * BLOCK_MAX as u64;
+            let blocks = free.buddy.take_within(start..start + BLOCK_MAX as u64);
+            drop(free);
+            for &(offset, order) in &blocks {
+                self.part.pool.discard(self.part.start as u64 + offset, buddy::len_of(order));
+                given += buddy::len_of(order);
+            }
+            let mut free = self.free();
+            blocks.into_iter().for_each(|(offset, order)| free.buddy.give(offset, order));
+            drop(free);
+            self.freed.notify(usize::MAX);
+        }
     }
 
     /// Bytes in blocks that hold what the store does not have yet.
@@ -245,7 +290,10 @@ impl Drop for Block {
     fn drop(&mut self) {
         self.mark_clean();
         self.owner.part.meter.given(self.order, self.capacity());
-        self.owner.free().give(self.offset, self.order);
+        let mut free = self.owner.free();
+        free.buddy.give(self.offset, self.order);
+        free.warm.insert(self.offset / BLOCK_MAX as u64);
+        drop(free);
         self.owner.freed.notify(usize::MAX);
     }
 }
@@ -253,6 +301,33 @@ impl Drop for Block {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bytes that the kernel has given to the pool.
+    fn resident(pool: &Pool) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        let file = std::fs::File::from(pool.fd().try_clone().expect("dup"));
+        file.metadata().expect("fstat").blocks() * 512
+    }
+
+    #[test]
+    fn memory_of_free_blocks_is_given_back_when_all_is_quiet() {
+        let pool = Arc::new(Pool::new(4 * BLOCK_MAX).expect("memfd"));
+        let blocks = Blocks::new(Part::of(Arc::clone(&pool), BLOCK_MIN, 4 * BLOCK_MAX));
+        let all = blocks.free_bytes();
+        let mut held: Vec<Block> = (0..100).map(|_| blocks.take(64 << 10).expect("free")).collect();
+        held.iter_mut().for_each(|block| block.write(0, &[7; 64 << 10]));
+        assert_eq!(resident(&pool), 100 << 16);
+        let kept = held.split_off(90);
+        drop(held);
+        assert_eq!((blocks.give_back_if_idle(), resident(&pool)), (0, 100 << 16), "blocks were taken just now");
+        assert!(blocks.give_back_if_idle() >= 90 << 16);
+        assert_eq!(resident(&pool), 10 << 16);
+        assert!(kept.iter().all(|block| block.bytes(0, 64 << 10) == [7; 64 << 10]));
+        assert_eq!(blocks.give_back_if_idle(), 0, "nothing was freed since");
+        drop(kept);
+        blocks.give_back_if_idle();
+        assert_eq!((resident(&pool), blocks.free_bytes()), (0, all));
+    }
 
     #[test]
     fn parts_of_a_pool_share_no_byte() {

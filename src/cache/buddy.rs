@@ -75,6 +75,20 @@ impl Buddy {
         debug_assert!(fresh, "a block is given back once");
     }
 
+    /// Takes all free blocks that begin in `range`, as offset and order.
+    pub fn take_within(&mut self, range: std::ops::Range<u64>) -> Vec<(u64, u8)> {
+        let mut taken = Vec::new();
+        for order in 0..=ORDER_MAX {
+            let free = &mut self.free[usize::from(order)];
+            while let Some(&offset) = free.range(range.clone()).next() {
+                free.remove(&offset);
+                taken.push((offset, order));
+                self.free_bytes -= len_of(order);
+            }
+        }
+        taken
+    }
+
     /// Bytes in free blocks.
     pub fn free_bytes(&self) -> usize {
         self.free_bytes

@@ -51,6 +51,11 @@ impl Clean {
     pub fn end(&self) -> u64 {
         self.start + self.len as u64
     }
+
+    /// Nobody has looked at it yet, but somebody is about to: the hand of the clock spares it once.
+    pub fn keep_for_later(&self) {
+        self.used.store(true, Ordering::Relaxed);
+    }
 }
 
 enum Slot {
@@ -155,6 +160,18 @@ impl CleanCache {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Drops all that is here; what is being fetched comes still.
+    pub fn clear(&self) {
+        self.clock().clear();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.contents.retain(|_, slots| {
+                slots.retain(|_, slot| matches!(slot, Slot::Fetching { .. }));
+                !slots.is_empty()
+            });
+        }
+    }
+
     /// The block that holds byte `offset`, if it is here.
     pub fn get(&self, content: ContentId, offset: u64) -> Option<Arc<Clean>> {
         match self.shard(content).find(content, offset, u64::MAX) {
@@ -169,9 +186,17 @@ impl CleanCache {
         }
     }
 
-    /// The range around byte `offset`, below `end`, that is neither here nor on its way; `None` if the byte is.
-    pub fn gap(&self, content: ContentId, offset: u64, end: u64) -> Option<Range<u64>> {
-        self.shard(content).find(content, offset, end).err()
+    /// The first part of `within` that is neither here nor on its way; `None`: all of it is.
+    pub fn next_gap(&self, content: ContentId, within: Range<u64>) -> Option<Range<u64>> {
+        let shard = self.shard(content);
+        let mut at = within.start;
+        while at < within.end {
+            match shard.find(content, at, within.end) {
+                Ok(slot) => at = slot.end(),
+                Err(gap) => return Some(at..gap.end),
+            }
+        }
+        None
     }
 
     /// The block that holds byte `offset` of a content of `size` bytes, read by `fetch` if it is not here. `choose` says
@@ -427,7 +452,7 @@ mod tests {
         assert_eq!(failed.err(), Some(7));
         assert_eq!(blocks.free_bytes(), all);
         assert!(cache.get(ONE, 0).is_none());
-        assert_eq!(cache.gap(ONE, 3, 9), Some(0..9));
+        assert_eq!(cache.next_gap(ONE, 0..9), Some(0..9));
     }
 
     #[test]
@@ -441,6 +466,34 @@ mod tests {
         assert!(cache.try_take(&blocks, 4096).is_some());
         assert!(cache.get(ONE, 0).is_some());
         assert!(cache.get(ONE, 4096).is_none());
+    }
+
+    #[test]
+    fn what_is_kept_for_later_outlives_what_was_looked_at() {
+        let (blocks, cache) = (blocks(8 * 4096), CleanCache::new());
+        for index in 0..8 {
+            let clean = block_on(fetch(&blocks, &cache, index)).expect("ok");
+            match index {
+                0..4 => drop(cache.get(ONE, clean.start)),
+                _ => clean.keep_for_later(),
+            }
+        }
+        for index in 8..12 {
+            block_on(fetch(&blocks, &cache, index)).expect("ok").keep_for_later();
+        }
+        let there: Vec<u64> = (0..12).filter(|index| cache.get(ONE, index * 4096).is_some()).collect();
+        assert_eq!(there, (4..12).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn gaps_lie_between_what_is_here() {
+        let (blocks, cache) = (blocks(1 << 20), CleanCache::new());
+        for index in [1, 2, 5] {
+            block_on(fetch(&blocks, &cache, index)).expect("ok");
+        }
+        assert_eq!(cache.next_gap(ONE, 5000..40_000), Some(3 * 4096..5 * 4096));
+        assert_eq!(cache.next_gap(ONE, 5 * 4096..40_000), Some(6 * 4096..40_000));
+        assert_eq!(cache.next_gap(ONE, 4096..3 * 4096), None);
     }
 
     #[test]

@@ -171,6 +171,7 @@ mod tests {
             ("capacity", Kind::Size),
             ("request-timeout", Kind::Seconds),
             ("writeback-delay", Kind::Milliseconds),
+            ("cache-dirty-ratio", Kind::Number),
             ("file-mode", Kind::Text),
             ("cache", Kind::Text),
             ("posix-acl", Kind::Text),

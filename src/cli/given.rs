@@ -108,7 +108,7 @@ impl Given {
 
 /// Whether the command line leaves it to a file what this flag is, and whether it has a meaning at all.
 fn yields(preset: &Preset, names: &BTreeSet<String>, with_store: bool) -> bool {
-    let about_stores = plan::ABOUT_STORES.iter().any(|flag| flag.strip_prefix("--") == Some(&preset.name));
+    let about_stores = plan::ABOUT_STORES.iter().any(|(flag, _)| flag.strip_prefix("--") == Some(&preset.name));
     let said = names.iter().any(|said| *said == preset.name || flags::exclude_each_other(said, &preset.name));
     !said && (with_store || !about_stores)
 }

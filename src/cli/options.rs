@@ -520,6 +520,10 @@ pub struct Options {
         help_heading = BACKEND)]
     pub writeback_delay: Option<u32>,
 
+    /// Percent of --cache-size that what is not yet stored may take; writers then wait for the store [default: 50]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(5..=90), help_heading = BACKEND)]
+    pub cache_dirty_ratio: Option<u32>,
+
     /// Directory on this machine's disk for blocks of what was read from the store [default: none]
     ///
     /// All ovfs daemons of one user may share it, and then fetch what several guests read only once. It may be deleted at any time.

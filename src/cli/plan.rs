@@ -140,6 +140,8 @@ pub struct BackendShare {
     pub translate_gid: Vec<IdMap>,
     /// What statfs(2) calls the size of the file system, in bytes.
     pub capacity: u64,
+    /// How much of `cache_size` may hold what is not yet stored, in percent.
+    pub cache_dirty_ratio: u32,
     /// Where blocks of what was read are kept, and how many bytes of them.
     pub cache_dir: Option<(PathBuf, u64)>,
     /// Where metrics are served.
@@ -364,6 +366,7 @@ pub(super) fn backend(options: &Options, url: Option<String>) -> Result<BackendS
         translate_uid: within_ids(options.translate_uid.clone()),
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
+        cache_dirty_ratio: options.cache_dirty_ratio.unwrap_or(50),
         cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
         metrics_listen: options.metrics_listen.clone(),
         writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
@@ -386,41 +389,30 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
     maps.into_iter().map(cut).collect()
 }
 
+/// Whether a flag was given.
+type IsGiven = fn(&Options) -> bool;
+
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [&str; 12] = [
-    "--posix-metadata",
-    "--uid",
-    "--gid",
-    "--file-mode",
-    "--dir-mode",
-    "--umask",
-    "--capacity",
-    "--writeback-delay",
-    "--cache-dir",
-    "--cache-disk-size",
-    "--metrics-listen",
-    "--on-conflict",
+pub(super) const ABOUT_STORES: [(&str, IsGiven); 13] = [
+    ("--posix-metadata", |options| options.posix_metadata),
+    ("--uid", |options| options.uid.is_some()),
+    ("--gid", |options| options.gid.is_some()),
+    ("--file-mode", |options| options.file_mode.is_some()),
+    ("--dir-mode", |options| options.dir_mode.is_some()),
+    ("--umask", |options| options.umask.is_some()),
+    ("--capacity", |options| options.capacity.is_some()),
+    ("--writeback-delay", |options| options.writeback_delay.is_some()),
+    ("--cache-dirty-ratio", |options| options.cache_dirty_ratio.is_some()),
+    ("--cache-dir", |options| options.cache_dir.is_some()),
+    ("--cache-disk-size", |options| options.cache_disk_size.is_some()),
+    ("--metrics-listen", |options| options.metrics_listen.is_some()),
+    ("--on-conflict", |options| options.on_conflict.is_some()),
 ];
 
 /// What contradicts itself in the flags of a directory.
 fn contradictions(options: &Options) -> Vec<PlanError> {
-    let given = [
-        options.posix_metadata,
-        options.uid.is_some(),
-        options.gid.is_some(),
-        options.file_mode.is_some(),
-        options.dir_mode.is_some(),
-        options.umask.is_some(),
-        options.capacity.is_some(),
-        options.writeback_delay.is_some(),
-        options.cache_dir.is_some(),
-        options.cache_disk_size.is_some(),
-        options.metrics_listen.is_some(),
-        options.on_conflict.is_some(),
-    ];
-    let for_stores = given.into_iter().zip(ABOUT_STORES);
-    let mut errors: Vec<PlanError> =
-        for_stores.filter(|(given, _)| *given).map(|(_, flag)| PlanError::NeedsBackend(flag)).collect();
+    let for_stores = ABOUT_STORES.into_iter().filter(|(_, is_given)| is_given(options));
+    let mut errors: Vec<PlanError> = for_stores.map(|(flag, _)| PlanError::NeedsBackend(flag)).collect();
     if options.migration_mode == MigrationMode::FileHandles {
         if options.migration_confirm_paths {
             errors.push(PlanError::ConfirmPaths);
@@ -599,6 +591,7 @@ mod tests {
             "--umask=0",
             "--capacity=1P",
             "--writeback-delay=1",
+            "--cache-dirty-ratio=20",
             "--cache-dir=/nonexistent",
             "--metrics-listen=127.0.0.1:0",
             "--on-conflict=fail",
@@ -629,6 +622,8 @@ mod tests {
             "--capacity 1E",
             "--writeback-delay 3600001",
             "--writeback-delay 1s",
+            "--cache-dirty-ratio 4",
+            "--cache-dirty-ratio 91",
             "--cache-disk-size 1M",
             "--metrics-listen localhost",
             "--on-conflict Fail",

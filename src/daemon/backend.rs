@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::executor::block_on;
 use log::error;
+use serde::{Deserialize, Serialize};
 use virtiofsd::passthrough;
 use virtiofsd::sandbox::SandboxMode;
 
@@ -29,7 +30,7 @@ use crate::process::secrets::{Environment, SecretUrl};
 use crate::process::signals::Held;
 use crate::process::socket::Endpoint;
 use crate::process::{caps, limits, seccomp};
-use crate::store::{Capabilities, MountId, Pool, Remote, StoreClient};
+use crate::store::{ADDED_MAX, AREA_LEN, AREAS, Capabilities, Change, MountId, Pool, Remote, StoreClient};
 
 /// Inodes that a guest may know at once; some hundred bytes each.
 const INODES_MAX: usize = 1 << 20;
@@ -77,6 +78,23 @@ struct DeviceParts<'a> {
     device: &'a Device,
     /// Where it counts.
     board: Arc<Board>,
+    /// Mounts can come and go.
+    changing: bool,
+}
+
+/// What the device process is told of a mount that comes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct MountSettings {
+    path: String,
+    config: objectfs::Config,
+    readonly: bool,
+}
+
+impl MountSettings {
+    /// Of the store at `path`.
+    pub fn of(path: &str, share: &BackendShare) -> MountSettings {
+        MountSettings { path: path.to_owned(), config: config(share), readonly: share.readonly }
+    }
 }
 
 /// Serves until the client has gone; returns the exit code. `urls` are the root's, if it is a store, and those of the mounts.
@@ -102,9 +120,14 @@ pub(super) fn run(
     let metrics = metrics.transpose()?;
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
-    let len = all(&stores).map(|(_, _, share)| share.cache_size).sum();
+    let changing = reload.is_some();
+    let at_start: usize = all(&stores).map(|(_, _, share)| share.cache_size).sum();
+    // Memory that nobody has touched costs nothing.
+    let len = at_start + if changing { usize::from(AREAS) * AREA_LEN } else { 0 };
     let pool = Arc::new(Pool::new(len).map_err(|error| StartError::Pool { len, error })?);
-    let board = Arc::new(Board::new(stores.mounts.len() + 1).map_err(StartError::Board)?);
+    let board = Arc::new(
+        Board::new(stores.mounts.len() + 1 + if changing { ADDED_MAX } else { 0 }).map_err(StartError::Board)?,
+    );
     let (broker_end, device_end) = UnixStream::pair().map_err(StartError::BrokerSocket)?;
     let environment = Environment::locate();
     let held = Held::hold()?;
@@ -112,15 +135,15 @@ pub(super) fn run(
         Role::Worker(_) => {
             held.release();
             drop((urls, reload, broker_end, place));
-            if let Some(metrics) = metrics {
-                metrics.close();
+            if let Some(listener) = metrics {
+                listener.close();
             }
             environment.forget();
             seccomp::no_new_privs()?;
             seccomp::enable(setup.seccomp, setup.log.syslog)?;
             caps::drop_all()?;
             let socket = device_end.into();
-            serve_device(DeviceParts { stores, ids, pool, socket, listener, device: &setup.device, board })?;
+            serve_device(DeviceParts { stores, ids, pool, socket, listener, device: &setup.device, board, changing })?;
             Ok(0)
         }
         Role::Parent(child) => {
@@ -188,14 +211,14 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
     let mounted = mounted.collect::<Result<Vec<_>, StartError>>()?;
     drop(urls);
     let flush_timeout = stores.root.flush_timeout;
-    let configuration = reload.map(|reload| reload.of(&stores));
+    let configuration = reload.map(|reload| Box::new(reload) as Box<dyn broker::Configuration>);
     let eyes = Eyes { board, device_pid: child.pid().unsigned_abs(), metrics };
     let (release, wait) = (|| held.release(), move || child.wait());
     Ok(broker::run(mounted, pool, socket, flush_timeout, configuration, eyes, release, wait))
 }
 
 /// How the broker serves a store.
-fn broker_options(path: &str, share: &BackendShare, disk: Option<&Arc<Disk>>) -> BrokerOptions {
+pub(super) fn broker_options(path: &str, share: &BackendShare, disk: Option<&Arc<Disk>>) -> BrokerOptions {
     BrokerOptions {
         request_timeout: share.request_timeout,
         posix_metadata: share.posix_metadata,
@@ -207,9 +230,15 @@ fn broker_options(path: &str, share: &BackendShare, disk: Option<&Arc<Disk>>) ->
 
 /// Builds the file system and serves it.
 fn serve_device(parts: DeviceParts<'_>) -> Result<(), StartError> {
-    match parts.stores.mounts.is_empty() {
-        true => serve_fs(parts, one_store),
-        false => serve_fs(parts, mounts),
+    match parts.stores.mounts.is_empty() && !parts.changing {
+        true => serve_fs(parts, one_store, |_, _, _| {}),
+        false => {
+            let (pool, ids, board) = (Arc::clone(&parts.pool), Arc::clone(&parts.ids), Arc::clone(&parts.board));
+            let areas = all(&parts.stores).map(|(_, _, share)| share.cache_size).sum();
+            serve_fs(parts, mounts, move |fs, client, change| {
+                change_mounts(fs, client, change, (&pool, areas, &board), &ids);
+            })
+        }
     }
 }
 
@@ -259,15 +288,24 @@ fn mounts(with: Building<'_>) -> Result<Mounts<Arc<StoreClient>>, StartError> {
 fn serve_fs<F: FileSystem>(
     parts: DeviceParts<'_>,
     build: impl FnOnce(Building<'_>) -> Result<F, StartError>,
+    mut change: impl FnMut(&Arc<F>, &Arc<StoreClient>, Change) + Send + 'static,
 ) -> Result<(), StartError> {
-    let DeviceParts { stores, ids, pool, socket, listener, device, board } = parts;
+    let DeviceParts { stores, ids, pool, socket, listener, device, board, changing: _ } = parts;
     // The broker may ask for a flush before there is a file system: then there is nothing to flush.
     let slot: Arc<OnceLock<Arc<F>>> = Arc::default();
     let to_flush = Arc::clone(&slot);
     let on_flush = move |deadline| to_flush.get().map_or(0, |fs| block_on(fs.flush_all(deadline)));
     let timeout = all(&stores).map(|(_, _, share)| share.request_timeout).max().unwrap_or_default();
-    let client = StoreClient::start(socket, timeout, on_flush).map_err(StartError::StoreClient)?;
-    let fs = Arc::new(build(Building { client, stores: &stores, ids, pool, board: Arc::clone(&board) })?);
+    let built: Arc<OnceLock<(Arc<F>, Arc<StoreClient>)>> = Arc::default();
+    let to_change = Arc::clone(&built);
+    let on_change = move |what| {
+        let (fs, client) = to_change.wait();
+        change(fs, client, what);
+    };
+    let client = StoreClient::start_changing(socket, timeout, on_flush, on_change).map_err(StartError::StoreClient)?;
+    let with = Building { client: Arc::clone(&client), stores: &stores, ids, pool, board: Arc::clone(&board) };
+    let fs = Arc::new(build(with)?);
+    let _ = built.set((Arc::clone(&fs), client));
     // Nobody else sets it.
     let _ = slot.set(Arc::clone(&fs));
     let readonly = all(&stores).all(|(_, _, share)| share.readonly);
@@ -284,6 +322,44 @@ fn serve_fs<F: FileSystem>(
     Ok(())
 }
 
+/// Mounts come and go. `areas`: where in the pool the memory of those that come begins; `board`: where they count.
+fn change_mounts(
+    fs: &Arc<Mounts<Arc<StoreClient>>>,
+    client: &Arc<StoreClient>,
+    change: Change,
+    (pool, areas, board): (&Arc<Pool>, usize, &Arc<Board>),
+    ids: &Arc<Ids>,
+) {
+    match change {
+        Change::Mount { mount, area, settings } => {
+            let MountSettings { path, config, readonly } = match postcard::from_bytes(&settings) {
+                Ok(settings) => settings,
+                Err(error) => return error!(target: TARGET, "a mount that cannot be understood: {error}"),
+            };
+            let memory = Part::of(Arc::clone(pool), areas + usize::from(area) * AREA_LEN, AREA_LEN);
+            let memory = memory.counting(MountMeter::of(board, usize::from(mount), &path));
+            let remote = Remote::new(Arc::clone(client), mount);
+            let (ids, name) = (Arc::clone(ids), path.clone());
+            let spec = Spec { path, config, readonly, ids, remote, capabilities: None, memory };
+            if let Err(error) = fs.add(mount, spec) {
+                error!(target: TARGET, "{name}: it cannot be served: {error}");
+            }
+        }
+        Change::Expiration { mount, time } => fs.set_expiration(mount, time),
+        Change::Unmount { mount } => {
+            fs.remove(mount);
+            let (fs, client) = (Arc::clone(fs), Arc::clone(client));
+            let thread = std::thread::Builder::new().name("mount-drain".into()).spawn(move || {
+                fs.drain(mount);
+                client.unmounted(mount);
+            });
+            if let Err(error) = thread {
+                error!(target: TARGET, "mount {mount} cannot be taken away: {error}");
+            }
+        }
+    }
+}
+
 /// Asks what the store can do. One that refuses us, or cannot be reached, ends the start.
 fn probe(remote: &Remote<Arc<StoreClient>>, share: &BackendShare) -> Result<Capabilities, StartError> {
     let capabilities = block_on(remote.probe()).map_err(StartError::Store)?;
@@ -294,7 +370,7 @@ fn probe(remote: &Remote<Arc<StoreClient>>, share: &BackendShare) -> Result<Capa
 }
 
 /// How the guest sees the store.
-fn config(share: &BackendShare) -> objectfs::Config {
+pub(super) fn config(share: &BackendShare) -> objectfs::Config {
     objectfs::Config {
         cache: match share.cache_policy {
             passthrough::CachePolicy::Never => objectfs::CachePolicy::Never,
@@ -316,6 +392,7 @@ fn config(share: &BackendShare) -> objectfs::Config {
         on_conflict: share.on_conflict,
         capacity: share.capacity,
         writeback_delay: share.writeback_delay,
+        dirty_ratio: share.cache_dirty_ratio,
         inodes_max: INODES_MAX,
         handles_max: HANDLES_MAX,
     }

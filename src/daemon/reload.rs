@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use log::warn;
 
+use super::backend::{MountSettings, broker_options, config};
 use super::{ROOT, complete};
 use crate::broker::{Backend, Configuration, Wanted};
-use crate::cli::{BackendShare, Given, Line, Plan, Share, Stores};
+use crate::cli::{BackendShare, Given, Line, Plan, Share};
 use crate::config::{self, Settings, Sources};
 use crate::process::log::TARGET;
 use crate::process::secrets::SecretUrl;
-use crate::store::MountId;
 
 /// What can change while the daemon runs, beside the stores themselves.
 const CHANGES: &str = "request-timeout";
@@ -29,6 +29,8 @@ pub(super) struct Reload {
     started: BTreeMap<String, Vec<String>>,
     /// Files beside those of settings that were read: of secrets.
     secrets: Vec<PathBuf>,
+    /// Where there are mounts.
+    mounts: BTreeSet<String>,
     /// What the log has last said of what cannot change.
     said: BTreeSet<String>,
 }
@@ -42,19 +44,18 @@ impl Reload {
             return None;
         }
         let (started, secrets) = (texts(line, settings), secrets(settings));
-        Some(Reload { sources, given, started, secrets, said: BTreeSet::new() })
+        let mounts = line.options.mounts.iter().map(|mount| mount.path.clone()).collect();
+        Some(Reload { sources, given, started, secrets, mounts, said: BTreeSet::new() })
     }
 
-    /// For the broker that serves `stores`.
-    pub fn of(self, stores: &Stores) -> Box<dyn Configuration> {
-        let root = stores.root.url.as_ref().map(|_| (ROOT.to_owned(), 0));
-        let paths = stores.mounts.iter().map(|(path, _)| path.clone());
-        let numbers = root.into_iter().chain(paths.zip(1..)).collect();
-        Box::new(Follower { reload: self, numbers })
-    }
-
-    /// Says, once, what has changed and cannot.
-    fn complain(&mut self, now: &BTreeMap<String, Vec<String>>) {
+    /// Says, once, what has changed and cannot. What is said of mounts that come is in force with them.
+    fn complain(&mut self, now: &BTreeMap<String, Vec<String>>, mounts: &BTreeSet<String>) {
+        let of = |name: &str| name.rsplit_once(" of mount ").map(|(_, path)| path.to_owned());
+        let before = std::mem::replace(&mut self.mounts, mounts.clone());
+        let stays = |path: &String| before.contains(path) && mounts.contains(path);
+        self.started.retain(|name, _| of(name).is_none_or(|path| stays(&path)));
+        let come = now.iter().filter(|(name, _)| of(name).is_some_and(|path| !before.contains(&path)));
+        self.started.extend(come.map(|(name, values)| (name.clone(), values.clone())));
         let names: BTreeSet<&String> = self.started.keys().chain(now.keys()).collect();
         let changed = names.into_iter().filter(|name| self.started.get(*name) != now.get(*name)).cloned();
         let changed: BTreeSet<String> = changed.collect();
@@ -66,24 +67,17 @@ impl Reload {
     }
 }
 
-/// With the numbers that the stores have.
-#[derive(Debug)]
-struct Follower {
-    reload: Reload,
-    numbers: BTreeMap<String, MountId>,
-}
-
-impl Configuration for Follower {
+impl Configuration for Reload {
     fn look(&mut self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        let mut files: Vec<PathBuf> = match self.reload.sources.files() {
+        let mut files: Vec<PathBuf> = match self.sources.files() {
             Ok(files) => files.iter().map(Path::to_path_buf).collect(),
             Err(error) => {
                 error.to_string().hash(&mut hasher);
                 Vec::new()
             }
         };
-        files.extend(self.reload.secrets.iter().cloned());
+        files.extend(self.secrets.iter().cloned());
         for file in files {
             let looks = fs::metadata(&file).map(|meta| {
                 (meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec())
@@ -94,34 +88,46 @@ impl Configuration for Follower {
     }
 
     fn read(&mut self) -> Result<Vec<Wanted>, String> {
-        let settings = config::load(&self.reload.sources).map_err(|error| error.to_string())?;
+        let settings = config::load(&self.sources).map_err(|error| error.to_string())?;
         let first_line = |error: clap::Error| error.to_string().lines().next().unwrap_or_default().to_owned();
-        let line = complete(self.reload.given.clone(), &settings).map_err(first_line)?;
-        self.reload.secrets = secrets(&settings);
+        let line = complete(self.given.clone(), &settings).map_err(first_line)?;
+        self.secrets = secrets(&settings);
         let now = texts(&line, &settings);
+        let mounts = line.options.mounts.iter().map(|mount| mount.path.clone()).collect();
         let plan = Plan::new(line.options)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let Share::Backend(stores) = plan.share else {
             return Err("a running daemon cannot share a directory instead of a store".to_owned());
         };
-        self.reload.complain(&now);
+        self.complain(&now, &mounts);
         let mut urls: BTreeMap<&str, &SecretUrl> = BTreeMap::new();
         urls.extend(settings.store.as_ref().map(|store| (ROOT, &store.url)));
         urls.extend(settings.mounts.iter().map(|mount| (mount.path.as_str(), &mount.store.url)));
         let root = (ROOT, &stores.root);
         let all = std::iter::once(root).chain(stores.mounts.iter().map(|(path, share)| (path.as_str(), share)));
-        let known = all.filter_map(|(path, share)| Some((*self.numbers.get(path)?, path, share)));
-        known.map(|(id, path, share)| wanted(id, path, share, urls.get(path).copied())).collect()
+        let stores = all.filter(|(_, share)| share.url.is_some());
+        stores.map(|(path, share)| wanted(path, share, urls.get(path).copied())).collect()
     }
 }
 
 /// What is said of one store; a store of the command line has no URL here, and stays what it is.
-fn wanted(id: MountId, path: &str, share: &BackendShare, url: Option<&SecretUrl>) -> Result<Wanted, String> {
+fn wanted(path: &str, share: &BackendShare, url: Option<&SecretUrl>) -> Result<Wanted, String> {
     let parse = |url: &SecretUrl| {
         let text = url.expose().ok_or_else(|| format!("{path}: the URL is not UTF-8"))?;
         Backend::parse(text).map_err(|error| format!("{path}: {error}"))
     };
-    Ok(Wanted { id, backend: url.map(parse).transpose()?, request_timeout: share.request_timeout })
+    let backend = url.map(parse).transpose()?;
+    if let Some(backend) = backend.as_ref().filter(|_| share.posix_metadata) {
+        backend.check_attributes().map_err(|error| format!("{path}: {error}"))?;
+    }
+    let settings = postcard::to_stdvec(&MountSettings::of(path, share)).map_err(|error| format!("{path}: {error}"))?;
+    Ok(Wanted {
+        path: path.to_owned(),
+        backend,
+        options: broker_options(path, share, None),
+        expiration: config(share).timeout(),
+        settings,
+    })
 }
 
 /// All that was said and cannot change, by name; of mounts, that they are there and what is said of them.
@@ -130,17 +136,12 @@ fn texts(line: &Line, settings: &Settings) -> BTreeMap<String, Vec<String>> {
     // Its URL may: whether it is the same store is for the broker to say.
     texts.remove("backend");
     texts.remove(CHANGES);
-    let time = |time: Option<std::time::Duration>| time.map(|time| vec![format!("{time:?}")]);
-    texts.extend(time(line.options.cache_expiration).map(|time| ("cache_expiration_time".to_owned(), time)));
     let root = line.options.backend.iter().map(|_| (ROOT.to_owned(), Vec::new()));
     texts.extend(root.map(|(path, none)| (format!("mount {path}"), none)));
     for mount in &line.options.mounts {
-        texts.insert(format!("mount {}", mount.path), Vec::new());
         for own in mount.own.iter().filter(|own| own.name != CHANGES) {
             texts.insert(format!("{} of mount {}", own.name, mount.path), own.values.clone());
         }
-        let expiration = time(mount.cache_expiration);
-        texts.extend(expiration.map(|time| (format!("cache_expiration_time of mount {}", mount.path), time)));
     }
     if let Some(share) = &settings.share {
         texts.insert("shared_dir of [[shares]]".to_owned(), vec![share.shared_dir.display().to_string()]);

@@ -14,6 +14,7 @@
 pub mod errno;
 pub mod flags;
 pub mod io;
+pub mod readonly;
 pub mod types;
 
 use std::future::Future;

@@ -17,7 +17,7 @@ use super::session::{self, Greeting, Hello, MAX_MESSAGE, MAX_WRITE, Session, Ter
 use crate::fs::flags::{CREATION_FLAGS, refused_readonly};
 use crate::fs::{
     Context, Entry, Errno, Extensions, FileSystem, Handle, Migrate, NodeId, Opened, Read, Result, Source, Write,
-    XattrReply,
+    XattrReply, readonly,
 };
 use crate::metrics::Board;
 use crate::process::throttle::Throttle;
@@ -416,19 +416,7 @@ impl<F: FileSystem> Server<F> {
         if !self.options.readonly {
             return self.fs.create(ctx, parent, name, mode, flags, umask, kill_priv, ext).await;
         }
-        let missing = |errno| if errno == Errno::ENOENT { Errno::EROFS } else { errno };
-        let entry = self.fs.lookup(ctx, parent, name).await.map_err(missing)?;
-        if entry.nodeid == NodeId(0) {
-            return Err(Errno::EROFS);
-        }
-        let opened = match refused_readonly(flags) {
-            Some(errno) => Err(errno),
-            None => self.fs.open(ctx, entry.nodeid, flags & !CREATION_FLAGS, kill_priv).await,
-        };
-        if opened.is_err() {
-            self.forget(entry.nodeid, 1);
-        }
-        Ok((entry, opened?))
+        readonly::create(self.fs.as_ref(), ctx, parent, name, flags, kill_priv).await
     }
 }
 

@@ -9,6 +9,10 @@
 //! (EROFS), mount points not be renamed or removed (EBUSY). Nothing is renamed, linked or copied from one mount to another
 //! (EXDEV). A store that is down ends in errnos inside its own mount.
 //!
+//! **Mounts come and go** while the device runs ([`Mounts::add`], [`Mounts::remove`]). A number is used once, so what the guest
+//! knows of a mount that is gone names nothing else; until it has stored what is dirty, what is open in it works, then it
+//! is ESTALE.
+//!
 //! **Nothing is shared among mounts** that one could use up: each has its own part of the pool, its own threads for what
 //! happens in the background, its own room for requests to the broker (`store`) and in it (`broker`). What all share is
 //! the device's queues, in which each request takes a place until its answer.
@@ -20,22 +24,22 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::join_all;
 
 use self::listing::{DOTS, Nothing, Overlay, dot, outer_attr, outer_entry};
-use self::numbers::{inner, inner_handle, mount_of, outer};
-use self::points::{Point, Points};
+use self::numbers::{NOWHERE, inner, inner_handle, mount_of, outer};
+use self::points::{Point, Points, Ways};
 use self::slot::{Slot, bare_attr};
-use crate::fs::flags::{CREATION_FLAGS, init, refused_readonly};
+use crate::fs::flags::{init, refused_readonly};
 use crate::fs::{
     Attr, Context, DirEntry, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read,
-    Result, SetAttr, Sink, Source, StatFs, Write, XattrReply,
+    Result, SetAttr, Sink, Source, StatFs, Write, XattrReply, readonly,
 };
 use crate::objectfs::{Config, Ids, ObjectFs};
-use crate::store::{MountId, Store};
+use crate::store::{ADDED_MAX, MountId, Store};
 
 pub use numbers::MOUNTS_MAX;
 pub use slot::Spec;
@@ -45,13 +49,29 @@ const DT_DIR: u32 = libc::DT_DIR as u32;
 
 /// Several stores as one file system.
 pub struct Mounts<S: Store> {
-    points: Points,
-    /// By number; the root's place is empty if no store is there.
-    slots: Vec<Option<Arc<Slot<S>>>>,
+    points: RwLock<Arc<Points>>,
+    /// What `points` is made of.
+    places: Mutex<Places>,
+    /// By number; the root's place is empty if no store is there, and so are those of mounts to come.
+    slots: Box<[OnceLock<Arc<Slot<S>>>]>,
     /// What directories look like that only lead to mounts.
     own: Config,
     ids: Arc<Ids>,
     start: Duration,
+}
+
+/// Paths of all mounts, and the numbers of what leads to them.
+#[derive(Debug, Default)]
+struct Places {
+    mounts: Vec<(String, MountId)>,
+    ways: Ways,
+}
+
+impl Places {
+    fn points(&mut self) -> Arc<Points> {
+        let mounts = self.mounts.iter().map(|(path, number)| (path.as_str(), *number));
+        Arc::new(Points::new(mounts, &mut self.ways))
+    }
 }
 
 /// Where a nodeid leads.
@@ -71,34 +91,106 @@ impl<S: Store> Mounts<S> {
         if specs.len() >= MOUNTS_MAX {
             return Err(std::io::Error::other(format!("{} stores in one share are too many", specs.len())));
         }
-        let mut slots = vec![None];
-        let mut places = Vec::new();
-        for spec in specs {
-            let root = spec.path == "/";
-            let number = if root { 0 } else { MountId::try_from(slots.len()).map_err(std::io::Error::other)? };
-            places.push((spec.path.clone(), number));
-            let slot = Some(Slot::new(spec)?);
-            if root { slots[0] = slot } else { slots.push(slot) }
+        let most = (specs.len() + 1 + ADDED_MAX).min(MOUNTS_MAX);
+        let slots: Box<[OnceLock<Arc<Slot<S>>>]> = (0..most).map(|_| OnceLock::new()).collect();
+        let mut places = Places::default();
+        for (number, spec) in specs.into_iter().enumerate() {
+            let first = places.mounts.first().is_some_and(|(path, _)| path == "/");
+            let number = match spec.path.as_str() {
+                "/" => 0,
+                _ => MountId::try_from(number + usize::from(!first)).map_err(std::io::Error::other)?,
+            };
+            places.mounts.push((spec.path.clone(), number));
+            // Each number comes once.
+            let _ = slots[usize::from(number)].set(Slot::new(spec)?);
         }
-        let points = Points::new(places.iter().map(|(path, number)| (path.as_str(), *number)));
         let own = Config { dir_mode: own.dir_mode & !0o222, ..own };
         let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Mounts { points, slots, own, ids, start })
+        let points = RwLock::new(places.points());
+        Ok(Mounts { points, places: Mutex::new(places), slots, own, ids, start })
+    }
+
+    fn change_places<T>(&self, change: impl FnOnce(&mut Places) -> T) -> T {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut places);
+        *self.points.write().unwrap_or_else(PoisonError::into_inner) = places.points();
+        result
+    }
+
+    /// Puts another store into the share, with a number that none had before. It takes the place of one that is at its path.
+    ///
+    /// # Errors
+    /// When there is no room for such a number, or no thread can be made.
+    pub fn add(&self, number: MountId, spec: Spec<S>) -> std::io::Result<()> {
+        let slot = self.slots.get(usize::from(number)).filter(|slot| slot.get().is_none());
+        let slot = slot.ok_or_else(|| std::io::Error::other(format!("there is no room for mount {number}")))?;
+        let path = spec.path.clone();
+        // Looked at above; there is one thread that changes anything.
+        let _ = slot.set(Slot::new(spec)?);
+        self.change_places(|places| {
+            places.mounts.retain(|(other, _)| *other != path);
+            places.mounts.push((path, number));
+        });
+        Ok(())
+    }
+
+    /// Takes a mount out of the share: nothing is found in it any more. [`Mounts::drain`] does the rest. Returns whether there is one.
+    pub fn remove(&self, number: MountId) -> bool {
+        self.change_places(|places| places.mounts.retain(|(_, other)| *other != number));
+        let slot = self.slot(number);
+        slot.into_iter().for_each(Slot::leave);
+        slot.is_some()
+    }
+
+    /// Stores what a mount that was removed has left, however long that takes, then ends it for whoever has anything open in it.
+    pub fn drain(&self, number: MountId) {
+        self.slot(number).into_iter().for_each(Slot::drain);
+    }
+
+    /// How long names and attributes of a mount may be trusted from now on, under the policy that has such a time.
+    pub fn set_expiration(&self, number: MountId, time: Duration) {
+        self.slot(number).into_iter().for_each(|slot| slot.set_expiration(time));
     }
 
     fn slot(&self, mount: MountId) -> Option<&Slot<S>> {
-        self.slots.get(usize::from(mount))?.as_deref()
+        self.slots.get(usize::from(mount))?.get().map(Arc::as_ref)
     }
 
     fn all(&self) -> impl Iterator<Item = &Slot<S>> {
-        self.slots.iter().flatten().map(Arc::as_ref)
+        self.slots.iter().filter_map(OnceLock::get).map(Arc::as_ref).filter(|slot| !slot.is_gone())
+    }
+
+    /// The directories in which mounts begin, if `nodeid` can be one of them: all others need no lock.
+    fn points(&self, nodeid: NodeId) -> Option<Arc<Points>> {
+        let can_be = mount_of(nodeid.0) == NOWHERE || inner(nodeid.0) == NodeId::ROOT.0;
+        can_be.then(|| Arc::clone(&self.points.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Whether a mount begins at `name` in `parent`, or below it.
+    fn leads_on(&self, parent: NodeId, name: &[u8]) -> bool {
+        self.points(parent).is_some_and(|points| points.child(parent, name).is_some())
+    }
+
+    /// Refuses what a mount that is being taken away does not do any more: finding and opening anything.
+    ///
+    /// # Errors
+    /// ENOENT.
+    fn enter(&self, nodeid: NodeId) -> Result<()> {
+        match self.slot(mount_of(nodeid.0)) {
+            Some(slot) if slot.is_leaving() => Err(Errno::ENOENT),
+            _ => Ok(()),
+        }
     }
 
     fn place(&self, nodeid: NodeId) -> Result<Place<'_, S>> {
         let mount = mount_of(nodeid.0);
         match self.slot(mount) {
+            Some(slot) if slot.is_gone() => Err(Errno::ESTALE),
             Some(slot) => Ok(Place::Mount(slot, mount, NodeId(inner(nodeid.0)))),
-            None => self.points.get(nodeid).map(|_| Place::Own).ok_or(Errno::EBADF),
+            None => {
+                let known = self.points(nodeid).is_some_and(|points| points.get(nodeid).is_some());
+                if known { Ok(Place::Own) } else { Err(Errno::EBADF) }
+            }
         }
     }
 
@@ -129,9 +221,10 @@ impl<S: Store> Mounts<S> {
     /// # Errors
     /// EEXIST: a mount begins there.
     async fn new_name(&self, parent: NodeId, name: &[u8]) -> Result<(&ObjectFs<S>, MountId, NodeId)> {
-        if self.points.child(parent, name).is_some() {
+        if self.leads_on(parent, name) {
             return Err(Errno::EEXIST);
         }
+        self.enter(parent)?;
         self.writable(parent).await
     }
 
@@ -140,9 +233,10 @@ impl<S: Store> Mounts<S> {
     /// # Errors
     /// EBUSY: a mount begins there.
     async fn old_name(&self, parent: NodeId, name: &[u8]) -> Result<(&ObjectFs<S>, NodeId)> {
-        if self.points.child(parent, name).is_some() {
+        if self.leads_on(parent, name) {
             return Err(Errno::EBUSY);
         }
+        self.enter(parent)?;
         let (fs, _, parent) = self.writable(parent).await?;
         Ok((fs, parent))
     }
@@ -183,10 +277,11 @@ impl<S: Store> Mounts<S> {
         out: &mut impl DirSink,
     ) -> Result<()> {
         let place = self.place(nodeid)?;
-        let point = self.points.get(nodeid);
+        let points = self.points(nodeid);
+        let point = points.as_ref().and_then(|points| points.get(nodeid));
         let mut start = offset;
         let mut shift = 0;
-        if let Some(point) = point {
+        if let (Some(points), Some(point)) = (&points, point) {
             shift = point.children().len() as u64;
             if offset == 0
                 && let Place::Mount(slot, mount, node) = &place
@@ -195,7 +290,7 @@ impl<S: Store> Mounts<S> {
                 let fs = slot.fs().await?;
                 fs.readdir(ctx, *node, inner_handle(*mount, handle)?, 0, &mut Nothing).await?;
             }
-            if !self.list_point(point, offset, plus, out).await? {
+            if !self.list_point(points, point, offset, plus, out).await? {
                 return Ok(());
             }
             start = offset.max(DOTS + shift) - shift;
@@ -212,7 +307,14 @@ impl<S: Store> Mounts<S> {
     }
 
     /// Lists what `point` itself has after `offset`. False: `out` is full.
-    async fn list_point(&self, point: &Point, offset: u64, plus: bool, out: &mut impl DirSink) -> Result<bool> {
+    async fn list_point(
+        &self,
+        points: &Points,
+        point: &Point,
+        offset: u64,
+        plus: bool,
+        out: &mut impl DirSink,
+    ) -> Result<bool> {
         for (at, (name, ino)) in [(&b"."[..], point.nodeid.0), (b"..", point.above.0)].into_iter().enumerate() {
             let next_offset = at as u64 + 1;
             if next_offset <= offset {
@@ -225,7 +327,7 @@ impl<S: Store> Mounts<S> {
         }
         for (at, (name, index)) in point.children().enumerate() {
             let next_offset = DOTS + at as u64 + 1;
-            let Some(child) = self.points.by_index(index).filter(|_| next_offset > offset) else { continue };
+            let Some(child) = points.by_index(index).filter(|_| next_offset > offset) else { continue };
             let entry = DirEntry { ino: child.nodeid.0, next_offset, kind: DT_DIR, name };
             let fits = match plus {
                 true => out.fits_plus(name.len()) && out.add_plus(&entry, &self.point_entry(child).await?),
@@ -267,9 +369,12 @@ impl<S: Store> FileSystem for Mounts<S> {
     }
 
     async fn lookup(&self, ctx: Context, parent: NodeId, name: &[u8]) -> Result<Entry> {
-        if let Some(point) = self.points.child(parent, name) {
+        if let Some(points) = self.points(parent)
+            && let Some(point) = points.child(parent, name)
+        {
             return self.point_entry(point).await;
         }
+        self.enter(parent)?;
         let (fs, mount, parent) = self.inside(parent, Errno::ENOENT).await?;
         Ok(outer_entry(mount, fs.lookup(ctx, parent, name).await?))
     }
@@ -281,7 +386,9 @@ impl<S: Store> FileSystem for Mounts<S> {
     }
 
     async fn getattr(&self, ctx: Context, nodeid: NodeId, handle: Option<Handle>) -> Result<(Attr, Duration)> {
-        if let Some(point) = self.points.get(nodeid) {
+        if let Some(points) = self.points(nodeid)
+            && let Some(point) = points.get(nodeid)
+        {
             return self.point_attr(point).await;
         }
         let (fs, mount, nodeid) = self.inside(nodeid, Errno::EBADF).await?;
@@ -360,9 +467,11 @@ impl<S: Store> FileSystem for Mounts<S> {
         new_name: &[u8],
         flags: u32,
     ) -> Result<()> {
-        if self.points.child(parent, name).is_some() || self.points.child(new_parent, new_name).is_some() {
+        if self.leads_on(parent, name) || self.leads_on(new_parent, new_name) {
             return Err(Errno::EBUSY);
         }
+        self.enter(parent)?;
+        self.enter(new_parent)?;
         match (self.place(parent)?, self.place(new_parent)?) {
             (Place::Own, _) | (_, Place::Own) => Err(Errno::EROFS),
             (Place::Mount(_, from, _), Place::Mount(_, to, _)) if from != to => Err(Errno::EXDEV),
@@ -382,6 +491,7 @@ impl<S: Store> FileSystem for Mounts<S> {
     }
 
     async fn open(&self, ctx: Context, nodeid: NodeId, flags: u32, kill_priv: bool) -> Result<Opened> {
+        self.enter(nodeid)?;
         if let Place::Mount(slot, ..) = self.place(nodeid)?
             && slot.readonly
             && let Some(errno) = refused_readonly(flags)
@@ -405,9 +515,11 @@ impl<S: Store> FileSystem for Mounts<S> {
     ) -> Result<(Entry, Opened)> {
         if let Place::Mount(slot, mount, node) = self.place(parent)?
             && slot.readonly
-            && self.points.child(parent, name).is_none()
+            && !self.leads_on(parent, name)
         {
-            return create_readonly(slot.fs().await?, mount, (ctx, node, name), flags, kill_priv).await;
+            self.enter(parent)?;
+            let (entry, opened) = readonly::create(slot.fs().await?, ctx, node, name, flags, kill_priv).await?;
+            return Ok((outer_entry(mount, entry), outer_opened(mount, opened)));
         }
         let (fs, mount, parent) = self.new_name(parent, name).await?;
         let (entry, opened) = fs.create(ctx, parent, name, mode, flags, umask, kill_priv, ext).await?;
@@ -483,6 +595,7 @@ impl<S: Store> FileSystem for Mounts<S> {
     }
 
     async fn opendir(&self, ctx: Context, nodeid: NodeId, flags: u32) -> Result<Opened> {
+        self.enter(nodeid)?;
         match self.place(nodeid)? {
             Place::Own => Ok(Opened { handle: None, flags: 0 }),
             Place::Mount(slot, mount, node) => {
@@ -570,24 +683,4 @@ impl<S: Store> FileSystem for Mounts<S> {
         let ready = self.all().filter_map(Slot::ready);
         join_all(ready.map(|fs| fs.syncfs(ctx, NodeId::ROOT))).await.into_iter().collect()
     }
-}
-
-/// CREATE in a mount that cannot be changed: opens what is there.
-async fn create_readonly<S: Store>(
-    fs: &ObjectFs<S>,
-    mount: MountId,
-    (ctx, parent, name): (Context, NodeId, &[u8]),
-    flags: u32,
-    kill_priv: bool,
-) -> Result<(Entry, Opened)> {
-    let missing = |errno| if errno == Errno::ENOENT { Errno::EROFS } else { errno };
-    let entry = fs.lookup(ctx, parent, name).await.map_err(missing)?;
-    let opened = match refused_readonly(flags) {
-        Some(errno) => Err(errno),
-        None => fs.open(ctx, entry.nodeid, flags & !CREATION_FLAGS, kill_priv).await,
-    };
-    if opened.is_err() {
-        fs.forget(entry.nodeid, 1);
-    }
-    Ok((outer_entry(mount, entry), outer_opened(mount, opened?)))
 }

@@ -1,4 +1,5 @@
-//! The directories that mounts begin in, and those on the way to them. They are known from the start and never change.
+//! The directories that mounts begin in, and those on the way to them. When mounts come and go, this is made anew; what stays
+//! keeps its number.
 
 use std::collections::BTreeMap;
 
@@ -30,31 +31,36 @@ impl Point {
         self.children.contains_key(name)
     }
 
-    fn new(mount: Option<MountId>, at: usize, above: NodeId) -> Point {
-        Point { nodeid: nodeid(mount, at), mount, above, children: BTreeMap::new() }
+    fn new(mount: Option<MountId>, way: u64, above: NodeId) -> Point {
+        Point { nodeid: nodeid(mount, way), mount, above, children: BTreeMap::new() }
     }
 }
+
+/// The numbers of directories that only lead to others, by their paths: from 1, and none is used for another path.
+pub(super) type Ways = BTreeMap<Vec<String>, u64>;
 
 /// All of them. The first is the root.
 #[derive(Debug)]
 pub(super) struct Points {
     all: Vec<Point>,
+    /// Those that only lead to others, by number.
+    ways: BTreeMap<u64, usize>,
     /// Where each mount begins.
     of_mount: BTreeMap<MountId, usize>,
 }
 
 /// The root of a mount is number 1 of its own; others are numbered here.
-fn nodeid(mount: Option<MountId>, at: usize) -> NodeId {
+fn nodeid(mount: Option<MountId>, way: u64) -> NodeId {
     match mount {
         Some(mount) => NodeId(numbers::outer(mount, NodeId::ROOT.0)),
-        None if at == 0 => NodeId::ROOT,
-        None => NodeId(numbers::outer(NOWHERE, at as u64)),
+        None if way == 0 => NodeId::ROOT,
+        None => NodeId(numbers::outer(NOWHERE, way)),
     }
 }
 
 impl Points {
     /// For mounts at these paths; `/` is the root, which may be missing.
-    pub fn new<'a>(mounts: impl IntoIterator<Item = (&'a str, MountId)>) -> Points {
+    pub fn new<'a>(mounts: impl IntoIterator<Item = (&'a str, MountId)>, ways: &mut Ways) -> Points {
         let mut mounts: Vec<(Vec<&str>, MountId)> = mounts
             .into_iter()
             .map(|(path, mount)| (path.split('/').filter(|name| !name.is_empty()).collect(), mount))
@@ -62,14 +68,23 @@ impl Points {
         // Those above come first, so that each is numbered when something below names it.
         mounts.sort();
         let root = mounts.first().filter(|(names, _)| names.is_empty()).map(|(_, mount)| *mount);
-        let mut points = Points { all: vec![Point::new(root, 0, NodeId::ROOT)], of_mount: BTreeMap::new() };
+        let mut points =
+            Points { all: vec![Point::new(root, 0, NodeId::ROOT)], ways: BTreeMap::new(), of_mount: BTreeMap::new() };
         for (names, mount) in mounts {
             let mut at = 0;
             for (depth, name) in names.iter().enumerate() {
                 let last = depth + 1 == names.len();
                 at = match points.all[at].children.get(name.as_bytes()) {
                     Some(&known) => known,
-                    None => points.add(at, name, last.then_some(mount)),
+                    None if last => points.add(at, name, Point::new(Some(mount), 0, points.all[at].nodeid)),
+                    None => {
+                        let next = ways.len() as u64 + 1;
+                        let path = names[..=depth].iter().map(|name| (*name).to_owned()).collect();
+                        let way = *ways.entry(path).or_insert(next);
+                        let index = points.add(at, name, Point::new(None, way, points.all[at].nodeid));
+                        points.ways.insert(way, index);
+                        index
+                    }
                 };
             }
             points.of_mount.insert(mount, at);
@@ -77,9 +92,8 @@ impl Points {
         points
     }
 
-    fn add(&mut self, above: usize, name: &str, mount: Option<MountId>) -> usize {
+    fn add(&mut self, above: usize, name: &str, point: Point) -> usize {
         let at = self.all.len();
-        let point = Point::new(mount, at, self.all[above].nodeid);
         self.all.push(point);
         self.all[above].children.insert(name.as_bytes().into(), at);
         at
@@ -96,10 +110,7 @@ impl Points {
             return self.all.first();
         }
         match mount_of(nodeid.0) {
-            NOWHERE => {
-                let at = usize::try_from(inner(nodeid.0)).ok()?;
-                self.all.get(at).filter(|point| point.nodeid == nodeid)
-            }
+            NOWHERE => self.all.get(*self.ways.get(&inner(nodeid.0))?),
             mount if inner(nodeid.0) == NodeId::ROOT.0 => self.all.get(*self.of_mount.get(&mount)?),
             _ => None,
         }
@@ -118,7 +129,7 @@ mod tests {
 
     #[test]
     fn paths_become_directories_each_once() {
-        let points = Points::new([("/data/models", 2), ("/data/sets", 3), ("/a", 1), ("/a/b/c", 4)]);
+        let points = Points::new([("/data/models", 2), ("/data/sets", 3), ("/a", 1), ("/a/b/c", 4)], &mut Ways::new());
         let root = points.get(NodeId::ROOT).expect("there is a root");
         assert_eq!((root.mount, root.above), (None, NodeId::ROOT));
         let names: Vec<&[u8]> = root.children().map(|(name, _)| name).collect();
@@ -140,8 +151,22 @@ mod tests {
     }
 
     #[test]
+    fn what_stays_keeps_its_number() {
+        let mut ways = Ways::new();
+        let before = Points::new([("/a/one", 1), ("/z/two", 2)], &mut ways);
+        let z = before.child(NodeId::ROOT, b"z").expect("a way").nodeid;
+        let after = Points::new([("/z/two", 2), ("/b/c/three", 3)], &mut ways);
+        assert_eq!(after.child(NodeId::ROOT, b"z").map(|point| point.nodeid), Some(z));
+        assert!(after.child(NodeId::ROOT, b"a").is_none(), "it leads nowhere any more");
+        let old = before.child(NodeId::ROOT, b"a").expect("a way").nodeid;
+        assert!(after.get(old).is_none() && after.get(z).is_some());
+        let again = Points::new([("/a/one", 4), ("/b/c/three", 3)], &mut ways);
+        assert_eq!(again.child(NodeId::ROOT, b"a").map(|point| point.nodeid), Some(old));
+    }
+
+    #[test]
     fn root_can_be_a_store() {
-        let points = Points::new([("/m", 1), ("/", 0)]);
+        let points = Points::new([("/m", 1), ("/", 0)], &mut Ways::new());
         assert_eq!(points.get(NodeId::ROOT).and_then(|root| root.mount), Some(0));
         assert!(points.get(NodeId::ROOT).is_some_and(|root| root.hides(b"m") && !root.hides(b"n")));
     }

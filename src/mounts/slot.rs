@@ -1,6 +1,7 @@
 //! One mount: its file system once its store has answered, and until then what can be said without it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use futures::executor::block_on;
 use futures::future::BoxFuture;
 
 use crate::cache::Part;
-use crate::fs::{Attr, Errno, Result};
+use crate::fs::{Attr, Errno, FileSystem, Result};
 use crate::objectfs::{Config, Ids, ObjectFs};
 use crate::store::{Capabilities, Remote, Store, StoreError, StoreErrorKind};
 
@@ -42,8 +43,25 @@ impl<S> fmt::Debug for Spec<S> {
     }
 }
 
+/// A mount is served.
+const SERVED: u8 = 0;
+/// It is being taken away: what is open can be read and written, and nothing is found any more.
+const LEAVING: u8 = 1;
+/// It is gone: nothing of it can be reached.
+const GONE: u8 = 2;
+
+/// No time was set.
+const UNSET: u64 = u64::MAX;
+
+/// How long between two tries to store what a mount that is being taken away has left.
+const DRAIN_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether requests of a mount that is gone are still under way.
+const EMPTY_AGAIN: Duration = Duration::from_millis(100);
+
 /// A mount.
 pub(super) struct Slot<S: Store> {
+    path: String,
     pub config: Config,
     pub readonly: bool,
     ids: Arc<Ids>,
@@ -53,8 +71,12 @@ pub(super) struct Slot<S: Store> {
     /// Notified when one of these changes.
     told: Event,
     /// Its end ends the asking.
-    _asking: Option<mpsc::Sender<()>>,
+    asking: Mutex<Option<mpsc::Sender<()>>>,
     start: Duration,
+    /// One of the three above.
+    stage: AtomicU8,
+    /// How long names and attributes may be trusted, in milliseconds, if that was set after the start.
+    expiration_ms: AtomicU64,
 }
 
 impl<S: Store> Slot<S> {
@@ -66,14 +88,17 @@ impl<S: Store> Slot<S> {
         let (asking, end) = mpsc::channel();
         let asked = spec.capabilities.is_some();
         let slot = Arc::new(Slot {
+            path: spec.path.clone(),
             config: spec.config,
             readonly: spec.readonly,
             ids: Arc::clone(&spec.ids),
             fs: OnceLock::new(),
             refused: Mutex::default(),
             told: Event::new(),
-            _asking: (!asked).then_some(asking),
+            asking: Mutex::new((!asked).then_some(asking)),
             start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            stage: AtomicU8::new(SERVED),
+            expiration_ms: AtomicU64::new(UNSET),
         });
         match &spec.capabilities {
             Some(capabilities) => {
@@ -88,6 +113,9 @@ impl<S: Store> Slot<S> {
                     loop {
                         let answer = block_on(spec.remote.probe()).and_then(|can| check(&spec.config, can));
                         let Some(slot) = weak.upgrade() else { return };
+                        if slot.is_leaving() {
+                            return;
+                        }
                         match answer {
                             Ok(capabilities) => {
                                 let path = spec.path.clone();
@@ -129,8 +157,78 @@ impl<S: Store> Slot<S> {
         let fs = ObjectFs::with_ids(spec.config, spec.ids, spec.remote, capabilities, spec.memory)?;
         // Nobody else sets it.
         let _ = self.fs.set(fs);
+        self.expire_as_set();
         self.told.notify(usize::MAX);
         Ok(())
+    }
+
+    /// Names and attributes may be trusted for so long from now on, under the policy that has such a time.
+    pub fn set_expiration(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(UNSET - 1);
+        self.expiration_ms.store(ms, Ordering::SeqCst);
+        self.expire_as_set();
+    }
+
+    fn expire_as_set(&self) {
+        let ms = self.expiration_ms.load(Ordering::SeqCst);
+        if let (Some(fs), true) = (self.fs.get(), ms != UNSET) {
+            fs.set_expiration(Duration::from_millis(ms));
+        }
+    }
+
+    /// Whether it is being taken away, or gone.
+    pub fn is_leaving(&self) -> bool {
+        self.stage.load(Ordering::Acquire) != SERVED
+    }
+
+    /// Whether it is gone.
+    pub fn is_gone(&self) -> bool {
+        self.stage.load(Ordering::Acquire) == GONE
+    }
+
+    /// Nothing new is found in it from now on.
+    pub fn leave(&self) {
+        self.stage.store(LEAVING, Ordering::Release);
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.refuse(Errno::ENOENT);
+    }
+
+    /// Stores what is dirty, however long that takes, then ends it for whoever has anything open, and returns when nothing is
+    /// under way any more. Call it after [`Slot::leave`].
+    pub fn drain(&self) {
+        let Some(fs) = self.fs.get() else {
+            self.stage.store(GONE, Ordering::Release);
+            return;
+        };
+        self.store_all(fs);
+        self.stage.store(GONE, Ordering::Release);
+        // What was written while that was seen.
+        loop {
+            self.store_all(fs);
+            if fs.retire() {
+                return;
+            }
+            std::thread::park_timeout(EMPTY_AGAIN);
+        }
+    }
+
+    fn store_all(&self, fs: &ObjectFs<S>) {
+        let mut said = false;
+        loop {
+            block_on(fs.flush_all(DRAIN_AGAIN));
+            let left = fs.unstored();
+            if left == 0 {
+                return;
+            }
+            let level = if said { log::Level::Debug } else { log::Level::Warn };
+            log::log!(
+                level,
+                "{}: {left} bytes are not stored yet, and it is not taken away before they are",
+                self.path
+            );
+            said = true;
+            std::thread::park_timeout(DRAIN_AGAIN);
+        }
     }
 
     fn refuse(&self, errno: Errno) {
@@ -208,7 +306,7 @@ fn check(config: &Config, can: Capabilities) -> std::result::Result<Capabilities
 /// What the guest is told below a mount that cannot be served: it says nothing of names, for none is known.
 fn errno(kind: StoreErrorKind) -> Errno {
     match kind {
-        StoreErrorKind::Unavailable => Errno::ETIMEDOUT,
+        StoreErrorKind::Unavailable | StoreErrorKind::Silent => Errno::ETIMEDOUT,
         StoreErrorKind::PermissionDenied => Errno::EACCES,
         _ => Errno::EIO,
     }

@@ -9,7 +9,7 @@ use futures::poll;
 
 use super::*;
 use crate::cache::Part;
-use crate::objectfs::{CachePolicy, OnConflict};
+use crate::objectfs::{CachePolicy, OnConflict, testing};
 use crate::store::{
     Capabilities, Keep, Kind, ListEntry, Meta, Op, Pool, Remote, Reply, Segment, StoreError, StoreErrorKind,
 };
@@ -142,22 +142,12 @@ impl Store for Arc<Double> {
 fn config() -> Config {
     Config {
         cache: CachePolicy::Auto,
-        expiration: None,
-        readdirplus: true,
-        writeback: false,
-        allow_mmap: false,
         killpriv_v2: true,
-        uid: 0,
-        gid: 0,
-        file_mode: 0o644,
-        dir_mode: 0o755,
-        posix: false,
-        xattr: false,
         on_conflict: OnConflict::KeepBoth,
         capacity: 1 << 30,
-        writeback_delay: Duration::ZERO,
         inodes_max: 1000,
         handles_max: 100,
+        ..testing::config()
     }
 }
 
@@ -541,4 +531,85 @@ fn each_mount_has_its_own_size_and_attributes() {
     settle(&fs, "a");
     let attr = find(&fs, "a").unwrap().attr;
     assert_eq!((attr.uid, attr.mode), (7, libc::S_IFDIR | 0o700));
+}
+
+#[test]
+fn mount_that_comes_is_found_beside_the_others_whose_numbers_stay() {
+    let store = Double::new();
+    store.put(1, "f", b"one");
+    store.put(2, "f", b"two");
+    let fs = mounts(vec![spec(&store, "/d/a", 1)]);
+    let d = find(&fs, "d").unwrap().nodeid;
+    assert_eq!(only_names(&fs, d), [".", "..", "a"]);
+    fs.add(2, spec(&store, "/d/b", 2)).unwrap();
+    assert_eq!(find(&fs, "d").unwrap().nodeid, d);
+    assert_eq!(only_names(&fs, d), [".", "..", "a", "b"]);
+    assert_eq!(read(&fs, "d/b/f").as_deref(), Ok(&b"two"[..]));
+    assert_eq!(read(&fs, "d/a/f").as_deref(), Ok(&b"one"[..]));
+    assert!(fs.add(2, spec(&store, "/c", 2)).is_err(), "a number is used once");
+    fs.set_expiration(2, Duration::from_secs(77));
+    assert_eq!(find(&fs, "d/b/f").unwrap().attr_timeout, Duration::from_secs(77));
+    assert_ne!(find(&fs, "d/a/f").unwrap().attr_timeout, Duration::from_secs(77));
+}
+
+#[test]
+fn mount_that_goes_is_found_no_more_stores_what_is_dirty_and_is_stale_then() {
+    let store = Double::new();
+    store.put(1, "f", b"one");
+    store.put(2, "f", b"two");
+    let fs = mounts(vec![spec(&store, "/a", 1), spec(&store, "/d/b", 2)]);
+    let b = find(&fs, "d/b").unwrap().nodeid;
+    let flags = libc::O_RDWR as u32;
+    let f = find(&fs, "d/b/f").unwrap().nodeid;
+    let created = fs.create(CTX, b, b"open", 0o644, flags, 0, false, Extensions::default());
+    let (entry, opened) = block_on(created).unwrap();
+    let (nodeid, handle) = (entry.nodeid, opened.handle.unwrap());
+    let write = |offset: u64| {
+        let op = Write { nodeid, handle, offset, size: 5, lock_owner: None, delayed: false, kill_priv: false, flags };
+        block_on(fs.write(CTX, op, &mut crate::objectfs::testing::Buffer::of(b"dirty")))
+    };
+    write(0).unwrap();
+    assert_eq!(store.get(2, "open"), None);
+    assert!(fs.remove(2) && !fs.remove(9));
+    for path in ["d", "d/b", "d/b/f"] {
+        assert_eq!(find(&fs, path).err(), Some(Errno::ENOENT), "{path}");
+    }
+    assert_eq!(block_on(fs.lookup(CTX, b, b"f")).err(), Some(Errno::ENOENT));
+    assert_eq!(block_on(fs.open(CTX, f, 0, false)).err(), Some(Errno::ENOENT));
+    assert_eq!(write(5), Ok(5), "what is open works until all is stored");
+    fs.drain(2);
+    assert_eq!(store.get(2, "open").as_deref(), Some(&b"dirtydirty"[..]));
+    assert_eq!(write(10), Err(Errno::ESTALE));
+    let op = Read { nodeid, handle, offset: 0, size: 9, lock_owner: None, flags: 0 };
+    let mut out = crate::objectfs::testing::Buffer::room(16);
+    assert_eq!(block_on(fs.read(CTX, op, &mut out)), Err(Errno::ESTALE));
+    assert_eq!(block_on(fs.getattr(CTX, b, None)).err(), Some(Errno::ESTALE));
+    assert_eq!(block_on(fs.flush(CTX, nodeid, handle, 0)), Err(Errno::ESTALE));
+    fs.forget(nodeid, 1);
+    assert_eq!(read(&fs, "a/f").as_deref(), Ok(&b"one"[..]));
+    assert_eq!(only_names(&fs, NodeId::ROOT), [".", "..", "a"]);
+    fs.add(3, spec(&store, "/d/b", 3)).unwrap();
+    assert_eq!(only_names(&fs, find(&fs, "d/b").unwrap().nodeid), [".", ".."], "another mount in its place");
+}
+
+#[test]
+fn mount_that_goes_waits_for_its_store() {
+    let store = Double::new();
+    let fs = Arc::new(mounts(vec![spec(&store, "/a", 1)]));
+    let a = find(&fs, "a").unwrap().nodeid;
+    settle(&fs, "a");
+    let flags = libc::O_WRONLY as u32;
+    let (entry, opened) = block_on(fs.create(CTX, a, b"n", 0o644, flags, 0, false, Extensions::default())).unwrap();
+    let (nodeid, handle) = (entry.nodeid, opened.handle.unwrap());
+    let op = Write { nodeid, handle, offset: 0, size: 1, lock_owner: None, delayed: false, kill_priv: false, flags };
+    block_on(fs.write(CTX, op, &mut crate::objectfs::testing::Buffer::of(b"x"))).unwrap();
+    store.down.lock().unwrap().push(1);
+    fs.remove(1);
+    let draining = Arc::clone(&fs);
+    let thread = std::thread::spawn(move || draining.drain(1));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!thread.is_finished());
+    store.down.lock().unwrap().clear();
+    thread.join().unwrap();
+    assert_eq!(store.get(1, "n").as_deref(), Some(&b"x"[..]));
 }

@@ -1,11 +1,13 @@
 //! What all operations share: the tree, the handles, the memory, the store.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::executor::{ThreadPool, ThreadPoolBuilder};
+use serde::{Deserialize, Serialize};
 
 use super::attributes::{Birth, Owned, PERMISSIONS};
 use super::deletions::Deletions;
@@ -23,7 +25,7 @@ use crate::store::path::check_name;
 use crate::store::{Attributes, Capabilities, Kind, Meta, Remote, Store, StoreError};
 
 /// How the guest may cache, by `--cache`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CachePolicy {
     /// Nothing is trusted; files bypass the guest's page cache.
     Never,
@@ -36,7 +38,7 @@ pub enum CachePolicy {
 }
 
 /// What becomes of what the guest wrote to a file that somebody else has changed in the store meanwhile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OnConflict {
     /// fsync(2) and close(2) say ESTALE, and theirs stays; what the guest wrote is gone after the last close.
     Fail,
@@ -47,7 +49,7 @@ pub enum OnConflict {
 }
 
 /// Settings of an object file system.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// How the guest may cache.
     pub cache: CachePolicy,
@@ -80,6 +82,8 @@ pub struct Config {
     pub capacity: u64,
     /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
     pub writeback_delay: Duration,
+    /// How much of the memory may hold what the store does not have yet, in percent.
+    pub dirty_ratio: u32,
     /// Most inodes the guest may know at once.
     pub inodes_max: usize,
     /// Most open files, and most open directories.
@@ -148,6 +152,8 @@ pub struct Core<S> {
     pub(super) retry_wanted: AtomicBool,
     /// Runs what no request waits for.
     pub(super) background: ThreadPool,
+    /// How long names and attributes may be trusted under [`CachePolicy::Auto`], in milliseconds.
+    expiration_ms: AtomicU64,
     tree: Mutex<Tree>,
     /// Answers asked for before this moment are out of date: tests let time pass without waiting.
     #[cfg(test)]
@@ -186,11 +192,25 @@ impl<S: Store> Core<S> {
             closed_files: Arc::new(super::writeback::list(config.writeback_delay)),
             retry_wanted: AtomicBool::new(false),
             background,
+            expiration_ms: AtomicU64::new(millis(config.timeout())),
             tree: Mutex::new(tree),
             #[cfg(test)]
             expired: Mutex::new(None),
             me: Weak::clone(me),
         }))
+    }
+
+    /// How long names and attributes may be trusted.
+    pub(super) fn timeout(&self) -> Duration {
+        match self.config.cache {
+            CachePolicy::Auto => Duration::from_millis(self.expiration_ms.load(Ordering::Relaxed)),
+            _ => self.config.timeout(),
+        }
+    }
+
+    /// That is another time from now on, under [`CachePolicy::Auto`].
+    pub(super) fn set_expiration(&self, time: Duration) {
+        self.expiration_ms.store(millis(time), Ordering::Relaxed);
     }
 
     /// The tree. Locked before any inode's state.
@@ -210,16 +230,27 @@ impl<S: Store> Core<S> {
         }
     }
 
-    /// Most bytes that may be dirty: half the pool, so that reading always finds memory.
+    /// As [`Core::spawn`], begun at once: what `work` does before it first waits is done when this returns.
+    pub(super) fn begin<Fut: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Core<S>>) -> Fut) {
+        if let Some(me) = self.me.upgrade() {
+            let mut work = Box::pin(work(me));
+            if (&mut work).now_or_never().is_none() {
+                self.background.spawn_ok(work);
+            }
+        }
+    }
+
+    /// Most bytes that may be dirty: never all of the memory, so that reading always finds some.
     pub(super) fn dirty_max(&self) -> usize {
-        self.blocks.len() / 2
+        let (len, percent) = (self.blocks.len(), self.config.dirty_ratio as usize);
+        len / 100 * percent + len % 100 * percent / 100
     }
 
     /// Whether an answer of the store asked for at `asked` may still be used.
     pub(super) fn is_fresh(&self, asked: Option<Instant>) -> bool {
         #[cfg(test)]
         let asked = asked.filter(|at| self.expired.lock().is_ok_and(|expired| expired.is_none_or(|limit| *at > limit)));
-        let timeout = self.config.timeout();
+        let timeout = self.timeout();
         asked.is_some_and(|at| at.elapsed() < timeout)
     }
 
@@ -339,7 +370,7 @@ impl<S: Store> Core<S> {
 
     /// The answer that names `inode`; the caller has raised its lookup count.
     pub(super) fn entry(&self, inode: &Inode) -> Entry {
-        let timeout = self.config.timeout();
+        let timeout = self.timeout();
         Entry { nodeid: inode.id, generation: 0, attr: self.attr(inode), entry_timeout: timeout, attr_timeout: timeout }
     }
 
@@ -350,6 +381,10 @@ impl<S: Store> Core<S> {
     pub(super) fn inode(&self, nodeid: NodeId) -> Result<Arc<Inode>> {
         self.tree().inode(nodeid)
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Seconds and nanoseconds of a time in nanoseconds since the epoch.

@@ -1,10 +1,14 @@
 //! What waits a moment before it is brought to the store, because more of the same may follow.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
+
+use super::core::Core;
 use crate::fs::NodeId;
+use crate::store::Store;
 
 /// How long one waits that the store did not take.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -90,6 +94,45 @@ impl DueList {
     pub fn stop(&self) {
         self.state().stopped = true;
         self.wake.notify_all();
+    }
+}
+
+/// A thread that does `work` on what is due. It ends when this is dropped, or with the file system.
+#[derive(Debug)]
+pub struct Follower(Arc<DueList>);
+
+impl Follower {
+    /// Starts it, with this name.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start<S: Store>(
+        name: &str,
+        core: &Arc<Core<S>>,
+        list: &Arc<DueList>,
+        work: fn(&Core<S>, HashSet<NodeId>) -> BoxFuture<'_, ()>,
+    ) -> std::io::Result<Follower> {
+        let (core, waiting): (Weak<Core<S>>, _) = (Arc::downgrade(core), Arc::clone(list));
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            while let Some(due) = waiting.due() {
+                let Some(core) = core.upgrade() else { return };
+                futures::executor::block_on(work(&core, due));
+            }
+        })?;
+        Ok(Follower(Arc::clone(list)))
+    }
+}
+
+impl Follower {
+    /// Lets the thread end.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -25,7 +25,7 @@ impl From<StoreErrorKind> for Errno {
             StoreErrorKind::TooLarge => Errno::EFBIG,
             StoreErrorKind::NoSpace | StoreErrorKind::AttributesTooLarge => Errno::ENOSPC,
             StoreErrorKind::ReadOnly => Errno::EROFS,
-            StoreErrorKind::Unavailable => Errno::ETIMEDOUT,
+            StoreErrorKind::Unavailable | StoreErrorKind::Silent => Errno::ETIMEDOUT,
             StoreErrorKind::Protocol | StoreErrorKind::Io | StoreErrorKind::Archived => Errno::EIO,
         }
     }

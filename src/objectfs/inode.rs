@@ -236,6 +236,13 @@ impl State {
         self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at)
     }
 
+    /// The store has nothing here, said it when asked at `asked`; the inode stays for what the guest did.
+    pub fn absent(&mut self, asked: Instant) {
+        if !self.known_since(asked) && self.marker.is_some() {
+            self.marker = Some(false);
+        }
+    }
+
     /// Nobody has this nameless file open any more: the memory of what was written to it is free again, though the guest may
     /// remember its number for long.
     pub fn let_go(&mut self) {

@@ -11,9 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use super::tree::is_reserved;
 use crate::fs::NodeId;
-use crate::store::path::check_name;
 use crate::store::{ListEntry, Meta, Store};
 
 /// Within this time after the store's answer to a lookup an open belongs to the same open(2), which begins with the lookup.
@@ -77,28 +75,17 @@ impl Dir {
     }
 }
 
-/// What is known of a name.
-#[derive(Debug)]
-pub enum Listed {
-    /// This, as of that moment.
-    Is(Meta, Instant),
-    /// Nothing.
-    Unknown,
-}
-
 impl Listings {
     fn dirs(&self) -> MutexGuard<'_, HashMap<NodeId, Dir>> {
         self.dirs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known of `name` in `dir`, of answers that `is_fresh`.
-    fn answer(&self, dir: NodeId, name: &str, is_fresh: impl Fn(Instant) -> bool) -> Listed {
+    /// What a listing of `dir` that `is_fresh` says of `name`, and when it was asked for.
+    fn answer(&self, dir: NodeId, name: &str, is_fresh: impl Fn(Instant) -> bool) -> Option<(Meta, Instant)> {
         let dirs = self.dirs();
-        let Some(dir) = dirs.get(&dir) else { return Listed::Unknown };
-        match dir.asked.filter(|&asked| is_fresh(asked) && !dir.outdated.contains_key(name)) {
-            Some(asked) => dir.names.get(name).map_or(Listed::Unknown, |meta| Listed::Is(meta.clone(), asked)),
-            None => Listed::Unknown,
-        }
+        let dir = dirs.get(&dir)?;
+        let asked = dir.asked.filter(|&asked| is_fresh(asked) && !dir.outdated.contains_key(name))?;
+        Some((dir.names.get(name)?.clone(), asked))
     }
 
     /// Whether there is a listing of `dir` that `is_fresh`.
@@ -214,24 +201,23 @@ impl<S: Store> Core<S> {
 
     /// What is known of `name` in the directory `parent`, which has `path`, without a question for it alone; by a listing if many
     /// such questions come.
-    pub(super) async fn listed(&self, parent: NodeId, path: &str, name: &str) -> Listed {
+    pub(super) async fn listed(&self, parent: NodeId, path: &str, name: &str) -> Option<(Meta, Instant)> {
         // A directory of its own is asked about as fast as a listing.
-        if self.config.timeout().is_zero() || self.capabilities.real_dirs {
-            return Listed::Unknown;
+        if self.timeout().is_zero() || self.capabilities.real_dirs {
+            return None;
         }
         let is_fresh = |asked: Instant| self.is_fresh(Some(asked)) && asked.elapsed() < TRUST_MAX;
         let answer = || self.listings.answer(parent, name, is_fresh);
-        match answer() {
-            Listed::Unknown => {}
-            known => return known,
+        if let Some(known) = answer() {
+            return Some(known);
         }
-        let Some(lock) = self.listings.question(parent) else { return Listed::Unknown };
+        let lock = self.listings.question(parent)?;
         let _one_at_a_time = lock.lock().await;
         if self.listings.is_listed(parent, is_fresh) {
             return answer();
         }
         let asked = self.begin_listing(parent);
-        let Ok((entries, cursor)) = self.remote.list(path.to_owned(), 0).await else { return Listed::Unknown };
+        let (entries, cursor) = self.remote.list(path.to_owned(), 0).await.ok()?;
         match cursor.filter(|&cursor| cursor != 0) {
             Some(cursor) => {
                 // It would end by itself.
@@ -245,8 +231,7 @@ impl<S: Store> Core<S> {
 
     /// Remembers a listing of all of `dir`.
     pub(super) fn note_listing(&self, dir: NodeId, asked: Asked, entries: &[ListEntry]) {
-        let legal = |name: &str| check_name(name.as_bytes()).is_ok() && name.trim() == name && !is_reserved(dir, name);
-        let entries = entries.iter().filter(|entry| legal(&entry.name));
+        let entries = entries.iter().filter(|entry| Self::new_name(dir, entry.name.as_bytes()).is_ok());
         self.listings.told(dir, asked, entries.map(|entry| (entry.name.as_str(), &entry.meta)));
     }
 }

@@ -8,7 +8,6 @@ use futures::future::BoxFuture;
 use super::attributes::PERMISSIONS;
 use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
-use super::listings::Listed;
 use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
 use crate::store::{Kind, Meta, Store, StoreError, StoreErrorKind};
 
@@ -58,11 +57,11 @@ impl<S: Store> Core<S> {
                 if self.deletions.contains(&path) {
                     return Err(Errno::ENOENT);
                 }
-                let listed = if race == 0 { self.listed(parent, &above, name).await } else { Listed::Unknown };
-                let by_name = matches!(listed, Listed::Unknown);
+                let listed = if race == 0 { self.listed(parent, &above, name).await } else { None };
+                let by_name = listed.is_none();
                 let (asked, answer) = match listed {
-                    Listed::Is(meta, asked) => self.attributes_of(parent, name, &path, meta, asked).await,
-                    Listed::Unknown => (Instant::now(), self.stat(path.clone()).await),
+                    Some((meta, asked)) => self.attributes_of(parent, name, &path, meta, asked).await,
+                    None => (Instant::now(), self.stat(path.clone()).await),
                 };
                 let mut tree = self.tree();
                 let known = tree.child(parent, name);
@@ -86,6 +85,7 @@ impl<S: Store> Core<S> {
                             return Err(Errno::ENOENT);
                         };
                         if tree.is_local(&inode) {
+                            inode.state().absent(asked);
                             return Ok(inode);
                         }
                         if tree.made_since(&inode, asked) {
@@ -164,6 +164,7 @@ impl<S: Store> Core<S> {
                 }
                 Err(error) if gone(&error) => {
                     if tree.is_local(inode) || tree.made_since(inode, asked) {
+                        inode.state().absent(asked);
                         return Ok(());
                     }
                     tree.detach(inode.id);
@@ -196,7 +197,7 @@ impl<S: Store> Core<S> {
         if !known {
             self.revalidate(&inode).await?;
         }
-        Ok((self.attr(&inode), self.config.timeout()))
+        Ok((self.attr(&inode), self.timeout()))
     }
 
     /// FUSE_SETATTR. Where the mount keeps no attributes, length and times are kept (these until the inode is forgotten), and
@@ -238,7 +239,7 @@ impl<S: Store> Core<S> {
         if nobody_will_close {
             self.upload(&inode).await?;
         }
-        Ok((self.attr(&inode), self.config.timeout()))
+        Ok((self.attr(&inode), self.timeout()))
     }
 
     /// Sets the length. True: it is to be uploaded, because nobody has the file open for writing.

@@ -61,9 +61,9 @@ const SESSION_END: Duration = Duration::from_secs(30);
 /// A store as a file system.
 pub struct ObjectFs<S: Store> {
     core: Arc<Core<S>>,
-    _retrier: upload::Retrier,
-    _saver: Option<save::Saver>,
-    _writeback: Option<writeback::WriteBack>,
+    retrier: upload::Retrier,
+    saver: Option<due::Follower>,
+    writeback: Option<due::Follower>,
 }
 
 impl<S: Store> ObjectFs<S> {
@@ -93,10 +93,36 @@ impl<S: Store> ObjectFs<S> {
     ) -> std::io::Result<ObjectFs<S>> {
         let core = Core::new(config, ids, remote, capabilities, memory.into())?;
         let retrier = upload::Retrier::start(Arc::downgrade(&core))?;
-        let saver = config.posix.then(|| save::Saver::start(&core)).transpose()?;
-        let delayed = !config.writeback_delay.is_zero();
-        let writeback = delayed.then(|| writeback::WriteBack::start(&core)).transpose()?;
-        Ok(ObjectFs { core, _retrier: retrier, _saver: saver, _writeback: writeback })
+        let follow = due::Follower::start;
+        let saver = || follow("ovfs-attributes", &core, &core.pending, Core::save_due);
+        let saver = config.posix.then(saver).transpose()?;
+        let writeback = || follow("ovfs-writeback", &core, &core.closed_files, Core::write_back);
+        let writeback = (!config.writeback_delay.is_zero()).then(writeback).transpose()?;
+        Ok(ObjectFs { core, retrier, saver, writeback })
+    }
+
+    /// How long names and attributes may be trusted from now on, under [`CachePolicy::Auto`].
+    pub fn set_expiration(&self, time: Duration) {
+        self.core.set_expiration(time);
+    }
+
+    /// Bytes of files that the store lacks something of and may still take.
+    pub fn unstored(&self) -> u64 {
+        self.core.unstored()
+    }
+
+    /// Nobody uses it any more: closes and forgets everything, lets go of all memory, and ends its threads but one, which has
+    /// nothing to do. Returns whether nothing is left; while it is not, requests are still under way.
+    pub fn retire(&self) -> bool {
+        self.retrier.stop();
+        self.saver.iter().chain(&self.writeback).for_each(due::Follower::stop);
+        for file in self.core.handles.close_all() {
+            self.core.closed(&file);
+        }
+        self.core.drop_refused();
+        self.core.tree().forget_all();
+        self.core.clean.clear();
+        self.core.blocks.free_bytes() == self.core.blocks.len()
     }
 
     async fn end_session(&self) {

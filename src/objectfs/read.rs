@@ -125,12 +125,12 @@ impl<S: Store> Core<S> {
         offset: u64,
         len: usize,
     ) -> Result<(Arc<Clean>, bool)> {
-        let memory = (self.blocks.len() / 4) as u64;
-        let plan = file.streams.read(offset, len as u64, base.version.size, memory);
+        let here = self.clean.get(base.id, offset);
+        let plan = file.streams.read(offset, len as u64, base.version.size, self.ahead_max(), here.is_none());
         if let Some((range, each)) = plan.ahead {
             self.read_ahead(&file.inode, base, range, each);
         }
-        if let Some(clean) = self.clean.get(base.id, offset) {
+        if let Some(clean) = here {
             return Ok((clean, true));
         }
         Ok((self.block(&file.inode, base, offset, plan.now).await?, false))
@@ -179,19 +179,26 @@ impl<S: Store> Core<S> {
         tree.path(inode.id).map_err(|_| Errno::ESTALE)
     }
 
+    /// Most bytes that may be fetched ahead of all readers together: half of what writers leave, so that what is read
+    /// ahead drives out nothing that was read ahead.
+    fn ahead_max(&self) -> u64 {
+        (self.blocks.len().saturating_sub(self.blocks.dirty_bytes()) / 2) as u64
+    }
+
     /// Fetches `range` for later reads, in requests of `each` bytes that begin at multiples of it.
     fn read_ahead(&self, inode: &Arc<Inode>, base: &BaseObject, range: Range<u64>, each: u64) {
         let mut at = range.start;
-        while at < range.end {
-            let until = (at / each + 1).saturating_mul(each).min(range.end);
-            if let Some(gap) = self.clean.gap(base.id, at, base.version.size) {
-                let wanted = gap.start.max(at)..gap.end.min(until);
-                let (inode, base) = (Arc::clone(inode), base.clone());
-                self.spawn(|core| async move {
-                    // Whoever reads the block meets the same error and reports it.
-                    let _ = core.block(&inode, &base, wanted.start, wanted).await;
-                });
-            }
+        while let Some(gap) = self.clean.next_gap(base.id, at..range.end) {
+            let until = (gap.start / each + 1).saturating_mul(each).min(gap.end);
+            let wanted = gap.start..until;
+            let (inode, base) = (Arc::clone(inode), base.clone());
+            // At once, so that nobody else asks for the same bytes meanwhile.
+            self.begin(|core| async move {
+                // Whoever reads the block meets the same error and reports it.
+                if let Ok(clean) = core.block(&inode, &base, wanted.start, wanted).await {
+                    clean.keep_for_later();
+                }
+            });
             at = until;
         }
     }

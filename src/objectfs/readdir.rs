@@ -16,10 +16,9 @@ use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
 use super::inode::Inode;
 use super::lookup::{dirent_type, gone};
-use super::tree::{Tree, is_reserved};
+use super::tree::Tree;
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
-use crate::store::path::check_name;
 use crate::store::{Kind, Meta, Store};
 
 /// `.` and `..` come before the names.
@@ -206,8 +205,8 @@ impl<S: Store> Core<S> {
             }
             gone_since.extend(self.deletions.below(dir.inode.id));
             for entry in entries {
-                let legal = check_name(entry.name.as_bytes()).is_ok() && entry.name.trim() == entry.name;
-                if legal && !gone_since.contains(&entry.name) && !is_reserved(dir.inode.id, &entry.name) {
+                let legal = Self::new_name(dir.inode.id, entry.name.as_bytes()).is_ok();
+                if legal && !gone_since.contains(&entry.name) {
                     listing.names.push_back(Listed {
                         name: entry.name,
                         meta: entry.meta,

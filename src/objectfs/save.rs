@@ -6,7 +6,7 @@
 //! has it, a crash loses it; fsync(2), close(2) after writing, rename(2), syncfs(2) and the end of a session do not wait.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -39,35 +39,6 @@ pub fn list() -> DueList {
     DueList::new(QUIET, LONGEST)
 }
 
-/// The thread that stores changes once they have waited long enough.
-#[derive(Debug)]
-pub struct Saver(Arc<DueList>);
-
-impl Saver {
-    /// Starts it. It ends when this is dropped, or with the file system.
-    ///
-    /// # Errors
-    /// When no thread can be made.
-    pub fn start<S: Store>(core: &Arc<Core<S>>) -> std::io::Result<Saver> {
-        let pending = Arc::clone(&core.pending);
-        let core: Weak<Core<S>> = Arc::downgrade(core);
-        let saver = Saver(Arc::clone(&pending));
-        std::thread::Builder::new().name("ovfs-attributes".into()).spawn(move || {
-            while let Some(due) = pending.due() {
-                let Some(core) = core.upgrade() else { return };
-                futures::executor::block_on(core.save_due(&due));
-            }
-        })?;
-        Ok(saver)
-    }
-}
-
-impl Drop for Saver {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
 impl<S: Store> Core<S> {
     /// The guest changed attributes of `inode`, whose state this is, at `ctime_ns`. The root has no object that could keep them.
     pub(super) fn attributes_changed(&self, inode: &Inode, state: &mut State, ctime_ns: i64) {
@@ -79,14 +50,16 @@ impl<S: Store> Core<S> {
         self.pending.note(inode.id);
     }
 
-    /// One round of the [`Saver`]. Files that are being written wait for their upload.
-    async fn save_due(&self, due: &HashSet<NodeId>) {
-        let inodes: Vec<Arc<Inode>> = {
-            let tree = self.tree();
-            due.iter().filter_map(|id| tree.inode(*id).ok()).collect()
-        };
-        // Logged there, and tried again.
-        let _ = self.save_several(inodes, None).await;
+    /// Stores what is due. Files that are being written wait for their upload.
+    pub(super) fn save_due(&self, due: HashSet<NodeId>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let inodes: Vec<Arc<Inode>> = {
+                let tree = self.tree();
+                due.iter().filter_map(|id| tree.inode(*id).ok()).collect()
+            };
+            // Logged there, and tried again.
+            let _ = self.save_several(inodes, None).await;
+        })
     }
 
     /// Stores all changed attributes, starting nothing after `end`.
@@ -233,6 +206,7 @@ impl<S: Store> Core<S> {
         let later = matches!(
             error.kind,
             StoreErrorKind::Unavailable
+                | StoreErrorKind::Silent
                 | StoreErrorKind::Io
                 | StoreErrorKind::NoSpace
                 | StoreErrorKind::PermissionDenied

@@ -4,12 +4,38 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use super::{CachePolicy, Config, OnConflict};
 use crate::fs::{DirEntry, DirSink, Entry, Sink, Source};
 use crate::store::{
     Attributes, Base, Capabilities, Condition, Details, Keep, Kind, ListEntry, Meta, MountId, Op, Pool, Reply, Segment,
     Slice, Store, StoreError, StoreErrorKind, Version,
 };
+
+/// What most tests start from.
+pub fn config() -> Config {
+    Config {
+        cache: CachePolicy::Never,
+        expiration: None,
+        readdirplus: true,
+        writeback: false,
+        allow_mmap: false,
+        killpriv_v2: false,
+        uid: 0,
+        gid: 0,
+        file_mode: 0o644,
+        dir_mode: 0o755,
+        posix: false,
+        xattr: false,
+        on_conflict: OnConflict::Fail,
+        capacity: 1 << 50,
+        writeback_delay: Duration::ZERO,
+        dirty_ratio: 50,
+        inodes_max: 10_000,
+        handles_max: 1_000,
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Object {

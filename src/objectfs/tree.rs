@@ -203,6 +203,7 @@ impl Tree {
 
     /// Notes that `name` below `parent` is no more.
     pub fn mark_removed(&mut self, parent: NodeId, name: String) {
+        self.listings.outdate(parent, &name);
         if let Some(node) = self.nodes.get_mut(&parent) {
             let now = Instant::now();
             if node.removed.len() >= REMOVED_MAX {
@@ -308,7 +309,6 @@ impl Tree {
             {
                 above.children.remove(&name);
             }
-            self.listings.outdate(parent, &name);
             self.mark_removed(parent, name);
         }
         self.reap(id);
@@ -339,7 +339,6 @@ impl Tree {
         }
         self.listings.outdate(parent, name);
         if let Some((old_parent, old_name)) = old {
-            self.listings.outdate(old_parent, &old_name);
             self.mark_removed(old_parent, old_name);
             self.mark_changed(old_parent);
             self.reap(old_parent);

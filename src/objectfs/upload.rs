@@ -256,6 +256,18 @@ impl<S: Store> Core<S> {
         (left, first_error)
     }
 
+    /// Bytes of files that the store lacks something of and has not refused for good.
+    pub(super) fn unstored(&self) -> u64 {
+        let files = self.dirty_files();
+        let open = files.iter().filter(|inode| inode.state().refused.is_none());
+        open.map(|inode| inode.state().content.size().max(1)).sum()
+    }
+
+    /// Gives up what the store has refused for good.
+    pub(super) fn drop_refused(&self) {
+        self.dirty_files().iter().for_each(|inode| self.give_up_refused(inode));
+    }
+
     /// What the guest wrote to `inode` is given up, if the store refuses it for good and nobody can write it any more: what stands in the
     /// store is seen again.
     pub(super) fn give_up_refused(&self, inode: &Arc<Inode>) {
@@ -301,7 +313,7 @@ pub(super) fn hidden_name() -> String {
     format!("{HIDDEN_PREFIX}{:016x}{:016x}", random(), random())
 }
 
-/// The thread that tries failed uploads again.
+/// The thread that tries failed uploads again, and gives memory back that is not needed.
 #[derive(Debug)]
 pub struct Retrier {
     stop: Arc<(Mutex<bool>, Condvar)>,
@@ -326,6 +338,7 @@ impl Retrier {
                 }
                 drop(stopped);
                 let Some(core) = core.upgrade() else { return };
+                core.blocks.give_back_if_idle();
                 futures::executor::block_on(core.retry());
             }
         })?;

@@ -95,7 +95,10 @@ impl<S: Store> Core<S> {
                 waits = true;
                 self.say_full(inode);
             }
-            if inode.state().content.is_dirty() {
+            if inode.upload.try_lock().is_none() {
+                // The upload that is under way gives memory back; another after it would only have little to do.
+                drop(inode.upload.lock().await);
+            } else if inode.state().content.is_dirty() {
                 self.upload_even_unlinked(inode).await?;
             } else if let Some(other) = self.dirtiest(inode, &refused) {
                 match self.upload_even_unlinked(&other).await {

@@ -3,11 +3,11 @@
 //! session do not wait. What the store refuses is logged, tried again, and told to whoever syncs or closes the file next.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::future::BoxFuture;
+use futures::{StreamExt, stream};
 
 use super::core::Core;
 use super::due::DueList;
@@ -22,35 +22,6 @@ const LONGEST: u32 = 4;
 /// The list of closed files for a delay.
 pub fn list(delay: Duration) -> DueList {
     DueList::new(delay, delay.saturating_mul(LONGEST))
-}
-
-/// The thread that uploads them.
-#[derive(Debug)]
-pub struct WriteBack(Arc<DueList>);
-
-impl WriteBack {
-    /// Starts it. It ends when this is dropped, or with the file system.
-    ///
-    /// # Errors
-    /// When no thread can be made.
-    pub fn start<S: Store>(core: &Arc<Core<S>>) -> std::io::Result<WriteBack> {
-        let closed = Arc::clone(&core.closed_files);
-        let core: Weak<Core<S>> = Arc::downgrade(core);
-        let writeback = WriteBack(Arc::clone(&closed));
-        std::thread::Builder::new().name("ovfs-writeback".into()).spawn(move || {
-            while let Some(due) = closed.due() {
-                let Some(core) = core.upgrade() else { return };
-                futures::executor::block_on(core.write_back(due));
-            }
-        })?;
-        Ok(writeback)
-    }
-}
-
-impl Drop for WriteBack {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
 }
 
 impl<S: Store> Core<S> {
@@ -76,27 +47,21 @@ impl<S: Store> Core<S> {
     }
 
     /// Uploads what is due.
-    async fn write_back(&self, due: HashSet<NodeId>) {
-        let mut running = FuturesUnordered::new();
-        for id in due {
-            let Ok(inode) = self.tree().inode(id) else { continue };
-            if running.len() >= UPLOADS_AT_ONCE {
-                let _: Option<()> = running.next().await;
+    pub(super) fn write_back(&self, due: HashSet<NodeId>) -> BoxFuture<'_, ()> {
+        let one = async move |id| {
+            let Ok(inode) = self.tree().inode(id) else { return };
+            let Err(errno) = self.upload(&inode).await else {
+                inode.state().stored_late();
+                return;
+            };
+            // It is logged already.
+            inode.state().unreported = Some(errno);
+            if inode.state().refused.is_some() {
+                self.give_up_refused(&inode);
+            } else {
+                self.closed_files.again(id);
             }
-            running.push(async move {
-                let Err(errno) = self.upload(&inode).await else {
-                    inode.state().stored_late();
-                    return;
-                };
-                // It is logged already.
-                inode.state().unreported = Some(errno);
-                if inode.state().refused.is_some() {
-                    self.give_up_refused(&inode);
-                } else {
-                    self.closed_files.again(id);
-                }
-            });
-        }
-        while running.next().await.is_some() {}
+        };
+        Box::pin(stream::iter(due).for_each_concurrent(UPLOADS_AT_ONCE, one))
     }
 }

@@ -44,11 +44,26 @@ impl StoreClient {
     pub fn start(
         sock: OwnedFd,
         request_timeout: Duration,
+        on_flush: impl FnMut(Duration) -> u64 + Send + 'static,
+    ) -> io::Result<Arc<StoreClient>> {
+        StoreClient::start_changing(sock, request_timeout, on_flush, |change| log::error!("unexpected: {change:?}"))
+    }
+
+    /// As [`StoreClient::start`], for mounts that can change: `on_change` is called on a thread of its own (`store-change`) with one
+    /// change after the other.
+    ///
+    /// # Errors
+    /// As [`StoreClient::start`].
+    pub fn start_changing(
+        sock: OwnedFd,
+        request_timeout: Duration,
         mut on_flush: impl FnMut(Duration) -> u64 + Send + 'static,
+        mut on_change: impl FnMut(Change) + Send + 'static,
     ) -> io::Result<Arc<StoreClient>> {
         let reader = File::from(sock.try_clone()?);
         let shared = Arc::new(Shared::new(File::from(sock), request_timeout));
         let (flush, flushes) = mpsc::channel::<Duration>();
+        let (change, changes) = mpsc::channel::<Change>();
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
 
         let with = Arc::clone(&shared);
@@ -60,10 +75,11 @@ impl StoreClient {
                 }
             }
         })?;
+        thread("store-change").spawn(move || changes.into_iter().for_each(&mut on_change))?;
         let with = Arc::clone(&shared);
         thread("store-watch").spawn(move || with.watch())?;
         let with = Arc::clone(&shared);
-        thread("store-read").spawn(move || with.read(reader, flush))?;
+        thread("store-read").spawn(move || with.read(reader, flush, change))?;
         Ok(Arc::new(StoreClient { shared }))
     }
 
@@ -72,6 +88,13 @@ impl StoreClient {
     pub fn disconnect(&self) {
         self.shared.close(error(StoreErrorKind::Unavailable, "the store client was disconnected"));
         self.shared.shut_down();
+    }
+
+    /// Tells the broker that nothing is left of `mount`.
+    pub fn unmounted(&self, mount: MountId) {
+        if let Err(e) = self.shared.send(&ToBroker::Unmounted { mount }) {
+            log::debug!("nobody is left to be told of mount {mount}: {e}");
+        }
     }
 
     /// How many requests have no reply yet, abandoned ones included.

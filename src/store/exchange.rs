@@ -221,7 +221,7 @@ impl Shared {
     }
 
     /// Reads replies until the end of the connection; the reader thread's whole life.
-    pub fn read(&self, mut from: File, flush: mpsc::Sender<Duration>) {
+    pub fn read(&self, mut from: File, flush: mpsc::Sender<Duration>, changes: mpsc::Sender<Change>) {
         let mut body = Vec::new();
         let why = loop {
             match frame::read(&mut from, &mut body) {
@@ -230,6 +230,10 @@ impl Shared {
                 Ok(Some(ToDevice::Flush { deadline_ms })) => {
                     // The flush thread ends only with this sender.
                     let _ = flush.send(Duration::from_millis(deadline_ms.into()));
+                }
+                Ok(Some(ToDevice::Change(change))) => {
+                    // As with that one.
+                    let _ = changes.send(change);
                 }
                 Ok(None) => break error(StoreErrorKind::Unavailable, "the broker is gone"),
                 Err(e) if e.kind() == io::ErrorKind::InvalidData => {

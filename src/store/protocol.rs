@@ -19,6 +19,16 @@ pub const LIST_PAGE_MAX: usize = 1000;
 /// Most [`Base`]s of one [`Op::Compose`].
 pub const BASES_MAX: usize = 8;
 
+/// Most mounts that can be added while the daemon runs.
+pub const ADDED_MAX: usize = 256;
+
+/// Most mounts that were added and have memory at once: each has one of so many areas behind the memory of those that were there
+/// at the start.
+pub const AREAS: u16 = 16;
+
+/// Length of an area in bytes.
+pub const AREA_LEN: usize = 16 << 20;
+
 /// Number of a mount (a store in the share); 0 is the one in the root, and the only one of a plain `--backend`.
 pub type MountId = u16;
 
@@ -48,6 +58,37 @@ pub enum ToBroker {
         /// Bytes acknowledged to the guest that are not in the store.
         bytes_lost: u64,
     },
+    /// Nothing of this mount, which was to be taken away ([`Change::Unmount`]), is left: neither data nor a request.
+    Unmounted {
+        /// Which.
+        mount: MountId,
+    },
+}
+
+/// What changes of the mounts while the daemon runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Another one, which has a number that none had before.
+    Mount {
+        /// Its number.
+        mount: MountId,
+        /// Which of the [`AREAS`] is its memory.
+        area: u16,
+        /// How the guest sees it: between those who made the configuration and those who build a file system of it.
+        settings: Vec<u8>,
+    },
+    /// This one is to be taken away. What is dirty is stored first; then [`ToBroker::Unmounted`].
+    Unmount {
+        /// Its number.
+        mount: MountId,
+    },
+    /// How long its names and attributes may be trusted, under the policy that has such a time.
+    Expiration {
+        /// Its number.
+        mount: MountId,
+        /// That time.
+        time: std::time::Duration,
+    },
 }
 
 /// Broker to device.
@@ -70,6 +111,8 @@ pub enum ToDevice {
         /// Milliseconds.
         ms: u64,
     },
+    /// The mounts change. (Only where the settings can change.)
+    Change(Change),
 }
 
 /// The store's operations. Paths are relative to the mount: components joined by `/`, none at either end, `""` for the root.
@@ -331,6 +374,8 @@ pub enum StoreErrorKind {
     Stale,
     /// No answer within the deadline, or the store cannot be reached.
     Unavailable,
+    /// Not sent: the store is taken for gone until it answers a question in the background.
+    Silent,
     /// A slice outside the pool, a path with forbidden components: the device's fault.
     Protocol,
     /// Everything else.

@@ -54,6 +54,8 @@ enum Name {
     Remote,
     /// Requests to the store, memory, time to start.
     Costs,
+    /// A mount beside one whose store is silent.
+    Neighbours,
 }
 
 impl Name {
@@ -63,6 +65,7 @@ impl Name {
             Name::Hot => "hot",
             Name::Remote => "remote",
             Name::Costs => "costs",
+            Name::Neighbours => "neighbours",
         }
     }
 
@@ -71,6 +74,7 @@ impl Name {
             Name::Local => "A directory of the host",
             Name::Hot => "Hot data of a store",
             Name::Costs => "Requests, memory, time to start",
+            Name::Neighbours => "A mount beside one whose store is silent",
             Name::Remote => "An object store 20 ms away, 90 MiB/s per connection",
         }
     }
@@ -91,6 +95,11 @@ impl Name {
                  processes of a daemon two seconds after a guest connected, guest memory left out; from start to the \
                  line that says it is ready."
             }
+            Name::Neighbours => {
+                "Two stores in one share, each 128 MiB of cache; the one that is measured is 2 ms away. Each round writes \
+                 files and reads as many that nobody has read yet. `the other is silent`: 32 requests to the other store \
+                 wait meanwhile for answers that do not come."
+            }
             Name::Remote => {
                 "An S3 server that keeps its objects in memory, on the loopback; it delays the first byte of every answer \
                  and paces each connection. Every figure is taken on a daemon (and a FUSE mount) just started. The tree \
@@ -107,6 +116,7 @@ impl Name {
             Name::Local => rows::local::run(settings, only),
             Name::Hot => rows::hot::run(settings, only),
             Name::Costs => rows::costs::run(settings, only),
+            Name::Neighbours => rows::neighbours::run(settings, only),
             Name::Remote => rows::remote::run(settings, only),
         }
     }

@@ -239,6 +239,11 @@ impl S3 {
         self.keys(Spec::ovfs_on(&self.url()))
     }
 
+    /// ovfs with what stands for `--backend`, which may put this store at a path.
+    pub fn ovfs_at(&self, backend: &str) -> Spec {
+        self.keys(Spec::ovfs_on(backend))
+    }
+
     fn keys(&self, spec: Spec) -> Spec {
         spec.env("AWS_ACCESS_KEY_ID", &self.access_key).env("AWS_SECRET_ACCESS_KEY", &self.secret_key)
     }

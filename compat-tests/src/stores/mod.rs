@@ -111,6 +111,12 @@ impl Kind {
         self != Kind::Memory
     }
 
+    /// Whether whoever reads what a copy replaces gets one version or the other, as from S3. s3s-fs empties the object
+    /// and writes it piece by piece.
+    pub fn copies_at_once(self) -> bool {
+        self != Kind::S3sFs
+    }
+
     /// Whether its objects are files of a directory here.
     pub fn is_files(self) -> bool {
         matches!(self, Kind::S3sFs | Kind::Fs | Kind::WsgiDav | Kind::NginxDav | Kind::Sftp)
@@ -244,6 +250,27 @@ impl TestStore {
             ),
             Kind::Fs => format!("fs://{}", self.root().display()),
             Kind::Memory => "memory://".into(),
+        }
+    }
+
+    /// What a file of settings says of it after `type`, with credentials, its server reached through `port`.
+    ///
+    /// # Panics
+    /// For kinds that no test has written down so yet.
+    pub fn settings_through(&self, port: u16) -> String {
+        match self.kind {
+            Kind::Moto | Kind::S3sFs => format!(
+                "type = \"s3\"\nbucket = \"{BUCKET}\"\nregion = \"us-east-1\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
+                 access_key_id = \"{ACCESS_KEY}\"\nsecret_access_key = \"{SECRET_KEY}\"\n"
+            ),
+            Kind::Azurite => format!(
+                "type = \"azblob\"\ncontainer = \"{BUCKET}\"\nendpoint = \"http://127.0.0.1:{port}/{account}\"\n\
+                 account_name = \"{account}\"\naccount_key = \"{key}\"\n",
+                account = azure::ACCOUNT,
+                key = azure::KEY
+            ),
+            Kind::Fs => format!("type = \"fs\"\nroot = \"{}\"\n", self.root().display()),
+            kind => panic!("nobody has written down the settings of {}", kind.name()),
         }
     }
 

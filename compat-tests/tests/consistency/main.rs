@@ -11,12 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use history::{Event, Op, Value, is_possible, told};
-use ovfs_compat_tests::daemon::patience;
 use ovfs_compat_tests::error::Fault;
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::{InitRequest, ROOT};
+use ovfs_compat_tests::fuse::ROOT;
 use ovfs_compat_tests::guest::Guest;
-use ovfs_compat_tests::launch::{Daemon, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::mounted::Mounted;
 use ovfs_compat_tests::stores::{Kind, TestStore};
 use ovfs_compat_tests::subject::Rng;
 
@@ -27,29 +25,6 @@ const OPERATIONS: u32 = 30;
 const ROUNDS: u64 = 3;
 /// Bytes per read: small, so that others come between.
 const CHUNK: u32 = 16 << 10;
-
-/// A daemon with its guest.
-struct Mount {
-    guest: Guest,
-    _daemon: Daemon,
-    _scratch: Scratch,
-}
-
-fn mount(store: &TestStore) -> Mount {
-    let scratch = Scratch::new();
-    let socket = scratch.join("run/s");
-    let mut launch = Launch::new(binary(Which::Ovfs)).arg("--socket-path").arg(&socket);
-    launch = launch.args(["--backend", &store.url()]).cwd(store.beside());
-    for (name, value) in store.env() {
-        launch = launch.env(name, value);
-    }
-    let mut daemon = launch.start();
-    daemon.wait_ready();
-    let config = Config { timeout: patience() * 4, ..Config::default() };
-    let mut guest = Guest::connect(&socket, &config).expect("the device starts");
-    guest.init(&InitRequest::default()).expect("INIT succeeds");
-    Mount { guest, _daemon: daemon, _scratch: scratch }
-}
 
 /// Contents that say which they are in every part.
 struct Contents {
@@ -174,9 +149,21 @@ fn write(guest: &mut Guest, record: &Record, name: &str, data: &[u8]) -> Option<
     }
 }
 
-fn guest_operation(guest: &mut Guest, actor: &'static str, rng: &mut Rng, record: &Record, contents: &Contents) {
+fn guest_operation(
+    guest: &mut Guest,
+    actor: &'static str,
+    rng: &mut Rng,
+    record: &Record,
+    contents: &Contents,
+    kind: Kind,
+) {
     let name = *rng.pick(&NAMES);
-    match rng.below(10) {
+    let choice = match rng.below(10) {
+        // A rename is a copy: what others read meanwhile is the store's own mix.
+        7..9 if !kind.copies_at_once() => 5,
+        choice => choice,
+    };
+    match choice {
         0..5 => {
             if let Some((value, start, end)) = read(guest, record, name) {
                 record.add(name, actor, Op::Read(value), start, end);
@@ -252,7 +239,7 @@ fn round(store: &TestStore, a: &mut Guest, b: &mut Guest, seed: u64) {
             scope.spawn(move || {
                 let mut rng = Rng::new(seed);
                 for _ in 0..OPERATIONS {
-                    guest_operation(guest, actor, &mut rng, record, contents);
+                    guest_operation(guest, actor, &mut rng, record, contents, store.kind());
                 }
             });
         }
@@ -272,7 +259,7 @@ fn round(store: &TestStore, a: &mut Guest, b: &mut Guest, seed: u64) {
 
 fn close_to_open(kind: Kind) {
     let store = TestStore::start(kind);
-    let (mut a, mut b) = (mount(&store), mount(&store));
+    let (mut a, mut b) = (Mounted::new(&store, &[]), Mounted::new(&store, &[]));
     for seed in 1..=ROUNDS {
         round(&store, &mut a.guest, &mut b.guest, seed);
     }
@@ -311,7 +298,7 @@ fn append(guest: &mut Guest, name: &str, line: &str) -> bool {
 /// Two guests add lines to one file; every line that was acknowledged is there, once, and no line that was not.
 fn no_update_is_lost(kind: Kind) {
     let store = TestStore::start(kind);
-    let (mut a, mut b) = (mount(&store), mount(&store));
+    let (mut a, mut b) = (Mounted::new(&store, &[]), Mounted::new(&store, &[]));
     store.put("log", b"begin\n");
     let acknowledged = Mutex::new(Vec::new());
     let refused = AtomicU64::new(0);

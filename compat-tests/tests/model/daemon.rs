@@ -2,12 +2,11 @@
 
 use std::rc::Rc;
 
-use ovfs_compat_tests::daemon::patience;
 use ovfs_compat_tests::error::{Answer as Told, Fault};
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::{Attr, Entry, InitRequest, ROOT};
+use ovfs_compat_tests::fuse::{Attr, Entry, ROOT};
 use ovfs_compat_tests::guest::{Guest, SetAttr};
-use ovfs_compat_tests::launch::{Daemon, EXIT_TIMEOUT, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::launch::EXIT_TIMEOUT;
+use ovfs_compat_tests::mounted::Mounted;
 use ovfs_compat_tests::stores::{Kind, TestStore};
 
 use super::step::When;
@@ -23,33 +22,14 @@ pub fn shared(kind: Kind) -> TestStore {
     TestStore::start(kind)
 }
 
-struct Mount {
-    guest: Guest,
-    daemon: Daemon,
-    _scratch: Scratch,
-}
-
 /// A daemon on an empty store.
 pub struct Whole<'s> {
     store: &'s TestStore,
-    mount: Option<Mount>,
+    mount: Option<Mounted>,
 }
 
-fn mounted(store: &TestStore) -> Mount {
-    let scratch = Scratch::new();
-    let socket = scratch.join("run/s");
-    let mut launch = Launch::new(binary(Which::Ovfs)).arg("--socket-path").arg(&socket);
-    launch = launch.args(["--backend", &store.url(), "--cache", "never", "--on-conflict", "fail"]);
-    launch = launch.cwd(store.beside());
-    for (name, value) in store.env() {
-        launch = launch.env(name, value);
-    }
-    let mut daemon = launch.start();
-    daemon.wait_ready();
-    let config = Config { timeout: patience() * 4, ..Config::default() };
-    let mut guest = Guest::connect(&socket, &config).expect("the device starts");
-    guest.init(&InitRequest::default()).expect("INIT succeeds");
-    Mount { guest, daemon, _scratch: scratch }
+fn mounted(store: &TestStore) -> Mounted {
+    Mounted::new(store, &["--cache", "never", "--on-conflict", "fail"])
 }
 
 impl<'s> Whole<'s> {
@@ -235,18 +215,16 @@ impl System for Whole<'_> {
     fn retry(&mut self) {}
 
     fn remount(&mut self) -> u64 {
-        let Mount { guest, mut daemon, _scratch } = self.mount.take().expect("mounted");
-        drop(guest);
-        assert!(daemon.wait_exit(EXIT_TIMEOUT * 2).is_ok(), "the daemon ends: {}", daemon.stderr());
+        self.mount.take().expect("mounted").end();
         self.mount = Some(mounted(self.store));
         0
     }
 
     fn crash(&mut self) {
-        let Mount { guest, mut daemon, _scratch } = self.mount.take().expect("mounted");
-        daemon.signal(libc::SIGKILL);
-        daemon.wait_exit(EXIT_TIMEOUT).ok();
-        drop(guest);
+        let mut killed = self.mount.take().expect("mounted");
+        killed.daemon.signal(libc::SIGKILL);
+        killed.daemon.wait_exit(EXIT_TIMEOUT).ok();
+        drop(killed);
         self.mount = Some(mounted(self.store));
     }
 

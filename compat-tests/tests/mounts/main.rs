@@ -1,7 +1,9 @@
 //! Several stores in one share, through the whole daemon: what lies side by side stays apart, whatever befalls one of them.
 
+mod coming;
 mod outage;
 mod reload;
+mod rotation;
 mod share;
 mod speed;
 

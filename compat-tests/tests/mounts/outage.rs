@@ -52,6 +52,57 @@ fn killed_server_is_errnos_in_its_own_mount() {
     }
 }
 
+/// An S3 bucket, a directory and an Azure container; each server in turn is killed, and then takes what it is sent and says nothing.
+#[test]
+fn three_kinds_of_store_lie_side_by_side_and_fail_alone() {
+    let mut servers = [TestStore::start(Kind::S3sFs), TestStore::start(Kind::Azurite)];
+    let files = TestStore::start(Kind::Fs);
+    let gates = [Gate::before(servers[0].port()), Gate::before(servers[1].port())];
+    let mounts = ["s3", "azure"];
+    let entry = |mount: &str, settings: String| {
+        format!("[[mounts]]\npath = \"/{mount}\"\nrequest_timeout = \"4s\"\ncache = \"never\"\n{settings}")
+    };
+    let mut share = share(&[
+        entry(mounts[0], servers[0].settings_through(gates[0].port())),
+        entry(mounts[1], servers[1].settings_through(gates[1].port())),
+        entry("files", files.settings_through(0)),
+    ]);
+    for (mount, store) in mounts.iter().zip(&servers).chain([(&"files", &files)]) {
+        store.put("f", mount.as_bytes());
+        assert_eq!(share.guest.read_file(&format!("{mount}/f")).expect("read"), mount.as_bytes());
+        share.guest.write_file(&format!("{mount}/new"), b"from the guest").expect("write");
+        assert_eq!(store.get("new").as_deref(), Some(&b"from the guest"[..]), "{mount}");
+    }
+    for (at, bad) in mounts.into_iter().enumerate() {
+        // This Azurite keeps nothing beyond its end, so that comes last.
+        for killed in [false, true] {
+            match killed {
+                true => servers[at].stop_server(),
+                false => gates[at].shut(),
+            }
+            let guest = &mut share.guest;
+            let said = errno(guest.read_file(&format!("{bad}/f")));
+            assert!(matches!(said, libc::EIO | libc::ETIMEDOUT), "{bad}: {said}");
+            assert_eq!(guest.list("").expect("list"), ["azure", "files", "s3"]);
+            for good in ["s3", "azure", "files"].into_iter().filter(|good| *good != bad) {
+                let name = format!("{good}/beside-{bad}-{killed}");
+                guest.write_file(&name, name.as_bytes()).expect("write");
+                assert_eq!(guest.read_file(&name).expect("read"), name.as_bytes());
+            }
+            match killed {
+                true if bad == "azure" => return,
+                true => servers[at].start_server(),
+                false => gates[at].open(),
+            }
+            let end = Instant::now() + patience();
+            while share.guest.read_file(&format!("{bad}/f")).is_err() && Instant::now() < end {
+                thread::sleep(Duration::from_millis(100));
+            }
+            assert_eq!(share.guest.read_file(&format!("{bad}/f")).expect("read"), bad.as_bytes());
+        }
+    }
+}
+
 #[test]
 fn slow_server_is_slow_in_its_own_mount_alone() {
     let (fast, slow) = (TestStore::start(Kind::S3sFs), TestStore::start(Kind::S3sFs));

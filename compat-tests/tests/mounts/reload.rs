@@ -17,23 +17,28 @@ use ovfs_compat_tests::stores::{Kind, TestStore, free_port};
 
 use super::{errno, guest, launch, s3, write};
 
-const IN_FORCE: &str = "new settings of the store are in force";
+pub(super) const IN_FORCE: &str = "new settings of the store are in force";
 const STAYS: &str = "the settings before stay in force";
 
 /// Keys rotated under load.
-const ROTATIONS: usize = 20;
+pub(super) const ROTATIONS: usize = 20;
 
 /// A server that takes one pair of keys and checks signatures. Several can serve one directory.
-struct Server {
+pub(super) struct Server {
     process: Child,
-    port: u16,
-    number: usize,
+    pub(super) port: u16,
+    access: String,
+    secret: String,
 }
 
 impl Server {
     fn start(dir: &Path, number: usize) -> Server {
-        let port = free_port();
         let (access, secret) = keys(number);
+        Server::with_keys(dir, access, secret)
+    }
+
+    pub(super) fn with_keys(dir: &Path, access: String, secret: String) -> Server {
+        let port = free_port();
         let mut command = Command::new(installed("s3s-fs").expect("s3s-fs is installed"));
         command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
         command.args(["--access-key", &access, "--secret-key", &secret]).arg(dir);
@@ -43,13 +48,17 @@ impl Server {
             assert!(Instant::now() < end, "s3s-fs listens");
             thread::sleep(Duration::from_millis(20));
         }
-        Server { process, port, number }
+        Server { process, port, access, secret }
     }
 
     /// What a file says of it.
     fn section(&self) -> String {
-        let (access, secret) = keys(self.number);
-        section(self.port, &access, &secret, "bucket")
+        self.section_through(self.port)
+    }
+
+    /// The same, if it is reached at another port.
+    pub(super) fn section_through(&self, port: u16) -> String {
+        section(port, &self.access, &self.secret, "bucket")
     }
 }
 
@@ -72,11 +81,11 @@ fn section(port: u16, access: &str, secret: &str, bucket: &str) -> String {
 }
 
 /// How often the log says something.
-fn count(daemon: &Daemon, text: &str) -> usize {
+pub(super) fn count(daemon: &Daemon, text: &str) -> usize {
     daemon.stderr().lines().filter(|line| line.contains(text)).count()
 }
 
-fn wait_count(daemon: &Daemon, text: &str, wanted: usize) {
+pub(super) fn wait_count(daemon: &Daemon, text: &str, wanted: usize) {
     let end = Instant::now() + patience();
     while count(daemon, text) < wanted {
         assert!(Instant::now() < end, "{text:?} is not said {wanted} times: {}", daemon.stderr());
@@ -84,18 +93,18 @@ fn wait_count(daemon: &Daemon, text: &str, wanted: usize) {
     }
 }
 
-fn pattern(len: usize, seed: usize) -> Vec<u8> {
+pub(super) fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 7 + n / 251 + seed) as u8).collect()
 }
 
 /// A file of settings, behind links as Kubernetes has them.
-struct Settings<'a> {
-    dir: &'a Path,
-    generation: usize,
+pub(super) struct Settings<'a> {
+    pub(super) dir: &'a Path,
+    pub(super) generation: usize,
 }
 
 impl Settings<'_> {
-    fn file(&self) -> std::path::PathBuf {
+    pub(super) fn file(&self) -> std::path::PathBuf {
         self.dir.join("ovfs.toml")
     }
 
@@ -120,7 +129,7 @@ impl Settings<'_> {
         fs::rename(next, self.file()).expect("replace the file");
     }
 
-    fn put(&mut self, way: usize, text: &str) {
+    pub(super) fn put(&mut self, way: usize, text: &str) {
         match way % 3 {
             0 => write(&self.file(), text),
             1 => self.rename(text),
@@ -217,7 +226,7 @@ fn settings_that_cannot_be_leave_the_old_in_force_and_say_so_once() {
     daemon.wait_stderr("changed settings that take a restart to be in force: cache-size, uid");
     check("same");
     write(&file, &format!("{}[[mounts]]\npath = \"/new\"\ntype = \"memory\"\n", server.section()));
-    daemon.wait_stderr("changed settings that take a restart to be in force: mount /new");
+    daemon.wait_stderr("/new: it is mounted");
     check("added");
     assert_eq!((count(&daemon, IN_FORCE), count(&daemon, STAYS)), (0, 2), "{}", daemon.stderr());
 }

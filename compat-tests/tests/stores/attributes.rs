@@ -6,9 +6,10 @@ use ovfs_compat_tests::error::{Answer, errno_name};
 use ovfs_compat_tests::fuse::ROOT;
 use ovfs_compat_tests::guest::SetAttr;
 use ovfs_compat_tests::launch::{EXIT_TIMEOUT, READY, START_TIMEOUT, Scratch};
+use ovfs_compat_tests::mounted::{Mounted, launch};
 use ovfs_compat_tests::stores::Kind;
 
-use crate::stage::{Mount, Outcome, Stage, demand, emulated, errno, full, full_but, launch, refused};
+use crate::stage::{Outcome, Stage, demand, emulated, errno, full, full_but, refused};
 
 /// Seconds that a busy machine may take between a write and a look at its time.
 const ABOUT: i64 = 60;
@@ -126,7 +127,7 @@ pub fn posix_metadata_is_kept(s: &mut Stage) -> Outcome {
     trial.wait_exit(EXIT_TIMEOUT).ok();
 
     let (file, link) = (s.path("f"), s.path("l"));
-    let mut mount = Mount::new(&s.store, &ARGS);
+    let mut mount = Mounted::new(&s.store, &ARGS);
     let guest = &mut mount.guest;
     guest.write_file(&file, b"with attributes")?;
     let node = guest.resolve(&file)?;
@@ -139,7 +140,7 @@ pub fn posix_metadata_is_kept(s: &mut Stage) -> Outcome {
     if s.kind() == Kind::Memory {
         return emulated("until the daemon ends");
     }
-    let mut mount = Mount::new(&s.store, &ARGS);
+    let mut mount = Mounted::new(&s.store, &ARGS);
     let guest = &mut mount.guest;
     let attr = guest.stat(&file)?;
     demand(attr.mode & 0o7777 == 0o640, "the mode is lost")?;

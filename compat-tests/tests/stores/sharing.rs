@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use ovfs_compat_tests::error::{Answer, Fault, errno_name};
 use ovfs_compat_tests::guest::Guest;
+use ovfs_compat_tests::mounted::Mounted;
 use ovfs_compat_tests::stores::Kind;
 use ovfs_compat_tests::stores::table::Level;
 
 use crate::stage::{
-    Mount, NO_OUTSIDE, Outcome, Race, Stage, Trouble, demand, emulated, errno, full, full_but, not_applicable, pattern,
+    NO_OUTSIDE, Outcome, Race, Stage, Trouble, demand, emulated, errno, full, full_but, not_applicable, pattern,
 };
 
 /// Longer than the coarsest clock by which a store tells versions apart.
@@ -181,7 +182,7 @@ pub fn two_daemons_are_close_to_open(s: &mut Stage) -> Outcome {
         return not_applicable(NO_OUTSIDE);
     }
     let path = s.path("f");
-    let mut other = Mount::new(&s.store, &[]);
+    let mut other = Mounted::new(&s.store, &[]);
     let mut expected = pattern(150_000, 7);
     s.guest().write_file(&path, &expected)?;
     demand(other.guest.read_file(&path)? == expected, "the other guest does not see the first write")?;

@@ -5,13 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::time::Duration;
 
-use ovfs_compat_tests::daemon::patience;
 use ovfs_compat_tests::error::{Answer, Error, Fault, errno_name};
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::{Body, InitRequest, op};
+use ovfs_compat_tests::fuse::{Body, op};
 use ovfs_compat_tests::guest::{Call, Guest};
-use ovfs_compat_tests::launch::{Daemon, EXIT_TIMEOUT, Launch, Scratch, Which, binary};
 use ovfs_compat_tests::meter::{Mark, Traffic};
+use ovfs_compat_tests::mounted::Mounted;
 use ovfs_compat_tests::stores::table::{Level, Verdict};
 use ovfs_compat_tests::stores::{Kind, TestStore};
 
@@ -105,71 +103,11 @@ pub struct Before {
     identity: Option<u64>,
 }
 
-/// A daemon with a guest.
-pub struct Mount {
-    /// The guest.
-    pub guest: Guest,
-    /// Its daemon.
-    pub daemon: Daemon,
-    _scratch: Scratch,
-}
-
-impl Mount {
-    /// Starts a daemon on `store`.
-    pub fn new(store: &TestStore, args: &[&str]) -> Mount {
-        let scratch = Scratch::new();
-        let socket = scratch.join("run/s");
-        let mut daemon = launch(store, &scratch, args).start();
-        daemon.wait_ready();
-        // A write that finds no memory waits for a whole upload, and the servers of these tests are slow.
-        let config = Config { timeout: patience() * 4, ..Config::default() };
-        let mut guest = Guest::connect(&socket, &config).expect("the device starts");
-        guest.init(&InitRequest::default()).expect("INIT succeeds");
-        Mount { guest, daemon, _scratch: scratch }
-    }
-
-    /// Lets the guest go, and the daemon end as it does then.
-    pub fn end(self) {
-        let Mount { guest, mut daemon, _scratch } = self;
-        drop(guest);
-        if daemon.wait_exit(EXIT_TIMEOUT * 2).is_err() {
-            panic!("the daemon does not end: {}", daemon.stderr());
-        }
-    }
-
-    /// The end of the daemon that nothing can prepare for.
-    pub fn kill(self) {
-        self.daemon.signal(libc::SIGKILL);
-    }
-}
-
-/// A daemon on `store`, not started.
-pub fn launch(store: &TestStore, scratch: &Scratch, args: &[&str]) -> Launch {
-    let mut launch = Launch::new(binary(Which::Ovfs)).arg("--socket-path").arg(scratch.join("run/s"));
-    launch = launch.args(["--backend", &store.url()]).args(args).cwd(store.beside());
-    for (name, value) in store.env() {
-        launch = launch.env(name, value);
-    }
-    if store.kind() == Kind::Sftp {
-        // ssh remembers every server that it accepts in the user's own directory: not in ours.
-        launch = launch.through([
-            "unshare",
-            "--mount",
-            "sh",
-            "-c",
-            "home=$(getent passwd \"$(id -u)\" | cut -d: -f6) && mkdir -p -m 700 \"$home/.ssh\" \
-             && mount -t tmpfs none \"$home/.ssh\" && exec \"$@\"",
-            "sh",
-        ]);
-    }
-    launch
-}
-
 /// A store, a daemon and a guest.
 pub struct Stage {
     /// The store.
     pub store: TestStore,
-    mount: Option<Mount>,
+    mount: Option<Mounted>,
     case: &'static str,
 }
 
@@ -178,7 +116,7 @@ impl Stage {
     pub fn new(kind: Kind) -> Stage {
         quiet_panics();
         let store = TestStore::start_metered(kind);
-        let mount = Mount::new(&store, &[]);
+        let mount = Mounted::new(&store, &[]);
         Stage { store, mount: Some(mount), case: "" }
     }
 
@@ -214,8 +152,8 @@ impl Stage {
     }
 
     /// The daemon and its guest.
-    pub fn mount(&mut self) -> &mut Mount {
-        self.mount.get_or_insert_with(|| Mount::new(&self.store, &[]))
+    pub fn mount(&mut self) -> &mut Mounted {
+        self.mount.get_or_insert_with(|| Mounted::new(&self.store, &[]))
     }
 
     /// The guest.

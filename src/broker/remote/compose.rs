@@ -25,7 +25,7 @@ use crate::store::pool::PoolBytes;
 use crate::store::{Attributes, Base, Condition, Details, Kind, Meta, Segment, Slice, StoreError, StoreErrorKind};
 
 /// Requests of one upload that run side by side.
-const CONCURRENT: usize = 8;
+const CONCURRENT: usize = 16;
 
 /// How ranges that pass through us are read: so many bytes per request, so many requests ahead.
 const FETCH: usize = 8 << 20;

@@ -129,6 +129,11 @@ impl Remote {
         Ok(next)
     }
 
+    /// Reached with the same keys as `next` from now on, what is under way included.
+    pub fn follow(&self, next: &Remote) {
+        self.ops.follow(&next.ops);
+    }
+
     /// Whether the store answers and lets us in, and what it can do. The first time, what is to be found out or done at the
     /// start begins, in the background.
     pub async fn probe(self: &Arc<Self>) -> Result<Capabilities, StoreError> {

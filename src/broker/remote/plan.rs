@@ -6,7 +6,7 @@ use crate::store::{Segment, Slice};
 pub(super) const SINGLE_MAX: u64 = 16 << 20;
 
 /// Fewest bytes in a piece of a larger object.
-const PART_MIN: u64 = 16 << 20;
+const PART_MIN: u64 = 8 << 20;
 
 /// S3 takes 10,000 parts. Half of them may be pieces that we send, and below a quarter ranges that the store copies, each of
 /// which may have an odd piece before it.

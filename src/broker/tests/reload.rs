@@ -96,8 +96,77 @@ impl Configuration for Scripted {
         let mut script = self.0.lock().unwrap();
         script.reads += 1;
         let request_timeout = Duration::from_secs(script.says.clone()?);
-        Ok(vec![Wanted { id: 0, backend: None, request_timeout }])
+        Ok(vec![wanted("/0", None, request_timeout)])
     }
+}
+
+fn wanted(path: &str, url: Option<&str>, request_timeout: Duration) -> Wanted {
+    Wanted {
+        path: path.into(),
+        backend: url.map(|url| Backend::parse(url).unwrap()),
+        options: Bed::options(request_timeout),
+        expiration: Duration::from_secs(1),
+        settings: b"for the device".to_vec(),
+    }
+}
+
+/// Says the same until told otherwise.
+struct Said(Arc<Mutex<(u64, Entries)>>);
+
+/// Paths and URLs.
+type Entries = Vec<(&'static str, String)>;
+
+impl Configuration for Said {
+    fn look(&mut self) -> u64 {
+        self.0.lock().unwrap().0
+    }
+
+    fn read(&mut self) -> Result<Vec<Wanted>, String> {
+        let said = self.0.lock().unwrap();
+        Ok(said.1.iter().map(|(path, url)| wanted(path, Some(url), Duration::from_secs(5))).collect())
+    }
+}
+
+#[test]
+fn mounts_come_if_their_stores_answer_and_go_when_the_device_has_let_go() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mounts = Arc::new(mounts(&[&url(&dirs[0])]));
+    let dead = "s3://b?region=r&endpoint=http://127.0.0.1:9&access_key_id=k&secret_access_key=s".to_owned();
+    let first = ("/0", url(&dirs[0]));
+    let said = Arc::new(Mutex::new((1, vec![first.clone(), ("/new", url(&dirs[1])), ("/dead", dead)])));
+    let (_ask, asked) = watch::channel(());
+    let (to_device, mut frames) = mpsc::channel(64);
+    let runtime = runtime();
+    let news = Arc::default();
+    let configuration = Box::new(Said(Arc::clone(&said)));
+    runtime.spawn(follow(configuration, Arc::clone(&mounts), asked, to_device, Arc::clone(&news)));
+    runtime.block_on(news.settled());
+    let mut changes = || {
+        let mut changes = Vec::new();
+        while let Ok(frame) = frames.try_recv() {
+            if let ToDevice::Change(change) = frame::decode(&frame[frame::HEADER..]).unwrap()
+                && !matches!(change, Change::Expiration { .. })
+            {
+                changes.push(change);
+            }
+        }
+        changes
+    };
+    let settings = b"for the device".to_vec();
+    assert_eq!(changes(), [Change::Mount { mount: 1, area: 0, settings: settings.clone() }]);
+    let new = mounts.get(1).expect("it is served");
+    runtime.block_on(new.mount().serve(Op::Probe)).expect("it answers");
+    *said.lock().unwrap() = (2, vec![first.clone()]);
+    runtime.block_on(news.settled());
+    assert_eq!(changes(), [Change::Unmount { mount: 1 }]);
+    assert!(mounts.get(1).is_some(), "what is dirty is still to be stored");
+    *said.lock().unwrap() = (3, vec![first, ("/new", url(&dirs[1]))]);
+    runtime.block_on(news.settled());
+    assert_eq!(changes(), [Change::Mount { mount: 2, area: 1, settings }], "no number is used twice");
+    mounts.left(0);
+    mounts.left(1);
+    assert!(mounts.get(0).is_some(), "nobody has asked it to go");
+    assert!(mounts.get(1).is_none() && mounts.get(2).is_some());
 }
 
 #[test]
@@ -109,7 +178,7 @@ fn file_is_read_when_it_looks_other_and_has_settled_and_when_asked() {
     let (ask, asked) = watch::channel(());
     let (to_device, mut frames) = mpsc::channel(64);
     let configuration = Box::new(Scripted(Arc::clone(&script)));
-    runtime.spawn(follow(configuration, Arc::clone(&mounts), asked, to_device));
+    runtime.spawn(follow(configuration, Arc::clone(&mounts), asked, to_device, Arc::default()));
     let wait = |what: &str, done: &dyn Fn() -> bool| {
         let end = Instant::now() + Duration::from_secs(20);
         while !done() {
@@ -131,6 +200,7 @@ fn file_is_read_when_it_looks_other_and_has_settled_and_when_asked() {
     while let Ok(frame) = frames.try_recv() {
         match frame::decode(&frame[frame::HEADER..]).unwrap() {
             ToDevice::RequestTimeout { ms } => told.push(ms / 1000),
+            ToDevice::Change(Change::Expiration { .. }) => {}
             other => panic!("{other:?}"),
         }
     }

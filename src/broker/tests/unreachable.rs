@@ -24,8 +24,10 @@ fn a_silent_server_is_unavailable_in_time() {
         bed.read("a", None, 0, 10).unwrap_err(),
         bed.list("").unwrap_err(),
     ];
-    for e in errors {
-        assert_eq!(e.kind, StoreErrorKind::Unavailable, "{e}");
+    for (at, e) in errors.into_iter().enumerate() {
+        // Whoever comes later is not kept waiting.
+        let kind = if at == 0 { StoreErrorKind::Unavailable } else { StoreErrorKind::Silent };
+        assert_eq!(e.kind, kind, "{e}");
         assert!(!e.text.contains("CANARY"), "{e}");
     }
     assert!(start.elapsed() < Duration::from_secs(4 * 2 + 2), "{:?}", start.elapsed());

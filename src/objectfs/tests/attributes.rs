@@ -17,10 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(8);
 fn config() -> Config {
     Config {
         cache: CachePolicy::Auto,
-        expiration: None,
-        readdirplus: true,
-        writeback: false,
-        allow_mmap: false,
         killpriv_v2: true,
         uid: 7,
         gid: 8,
@@ -28,11 +24,7 @@ fn config() -> Config {
         dir_mode: 0o750,
         posix: true,
         xattr: true,
-        on_conflict: OnConflict::Fail,
-        capacity: 1 << 50,
-        writeback_delay: Duration::ZERO,
-        inodes_max: 10_000,
-        handles_max: 1_000,
+        ..testing::config()
     }
 }
 

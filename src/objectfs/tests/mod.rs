@@ -44,25 +44,7 @@ impl Fs {
         let pool = Arc::new(Pool::new(len).expect("memfd"));
         let bucket = Arc::new(Mutex::new(Bucket::default()));
         let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), page);
-        let mut config = Config {
-            cache: CachePolicy::Never,
-            expiration: None,
-            readdirplus: true,
-            writeback: false,
-            allow_mmap: false,
-            killpriv_v2: false,
-            uid: 0,
-            gid: 0,
-            file_mode: 0o644,
-            dir_mode: 0o755,
-            posix: false,
-            xattr: false,
-            on_conflict: OnConflict::Fail,
-            capacity: 1 << 50,
-            writeback_delay: Duration::ZERO,
-            inodes_max: 10_000,
-            handles_max: 1_000,
-        };
+        let mut config = testing::config();
         change(&mut config);
         let fs = ObjectFs::new(config, Remote::new(store, 0), capabilities, pool).expect("threads");
         block_on(fs.init(u64::MAX)).expect("init");

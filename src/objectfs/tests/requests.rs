@@ -146,3 +146,63 @@ fn attributes_that_still_stand_are_not_asked_for_again() {
     fs.fs.core.expire();
     assert!((0..100).all(|number| mode(number) == Ok(if number == 7 || number == 8 { 0o600 } else { 0o640 })));
 }
+
+#[test]
+fn a_large_file_is_read_with_few_requests_and_no_byte_twice() {
+    const SIZE: usize = 40 << 20;
+    const READ: u32 = 128 << 10;
+    let fs = Fs::with_pages((16 << 20, PAGE), capabilities(), |_| {});
+    let bytes: Vec<u8> = (0..SIZE / 8).flat_map(|n| (n as u64).to_le_bytes()).collect();
+    fs.bucket().put("large", &bytes);
+    let file = fs.open("large", libc::O_RDONLY as u32).expect("open");
+    fs.forget_log();
+    for offset in (0..SIZE).step_by(READ as usize) {
+        let read = fs.read_at(file, offset as u64, READ).expect("read");
+        assert!(read == bytes[offset..offset + READ as usize], "at {offset}");
+    }
+    assert_eq!(fs.bucket().read, SIZE as u64);
+    // Requests of 2 MiB, a quarter of the window that so much memory allows, and shorter ones at the beginning.
+    assert!(fs.count("read") <= SIZE / (2 << 20) + 20, "{}", fs.count("read"));
+}
+
+/// How many times a file of so many MiB is composed when two writers share 16 MiB of memory, of which so many percent may be
+/// dirty.
+fn composes(size: usize, dirty_ratio: u32) -> usize {
+    const PIECE: usize = 256 << 10;
+    let fs = Fs::with_pages((16 << 20, PAGE), capabilities(), |config| config.dirty_ratio = dirty_ratio);
+    let file = fs.create("f", 0).expect("create");
+    let piece = vec![7u8; PIECE];
+    fs.forget_log();
+    block_on(async {
+        let write = |offset: usize| {
+            let op = Write {
+                nodeid: file.0,
+                handle: file.1,
+                offset: offset as u64,
+                size: PIECE as u32,
+                lock_owner: None,
+                delayed: false,
+                kill_priv: false,
+                flags: RDWR,
+            };
+            let mut data = Buffer::of(&piece);
+            let fs = &fs;
+            async move { fs.fs.write(CTX, op, &mut data).await.expect("write") }
+        };
+        for offset in (0..size << 20).step_by(2 * PIECE) {
+            futures::join!(write(offset), write(offset + PIECE));
+        }
+    });
+    let composed = fs.count("compose");
+    fs.close(file).expect("close");
+    assert_eq!(fs.object("f").map(|object| object == vec![7u8; size << 20]), Some(true));
+    composed
+}
+
+#[test]
+fn writers_wait_for_the_store_once_their_share_of_the_memory_is_full() {
+    assert_eq!(composes(12, 90), 0);
+    // An upload each time that 4 MiB are dirty, and none for the little that the other writer has added meanwhile.
+    let composed = composes(40, 25);
+    assert!((9..=13).contains(&composed), "{composed}");
+}

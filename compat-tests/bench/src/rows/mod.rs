@@ -4,6 +4,7 @@ pub mod contender;
 pub mod costs;
 pub mod hot;
 pub mod local;
+pub mod neighbours;
 pub mod remote;
 
 use std::fs;

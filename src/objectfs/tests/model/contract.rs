@@ -199,7 +199,12 @@ impl Contract {
             .files
             .values()
             .any(|file| file.dirty == Dirty::Yes && file.place.as_deref().is_some_and(|place| below(place, path)));
-        if local_below || self.bucket.keys().any(|key| below(key, path)) {
+        if local_below { Kind::Dir } else { self.stored_kind(path) }
+    }
+
+    /// What the store has at `path`.
+    fn stored_kind(&self, path: &str) -> Kind {
+        if self.bucket.keys().any(|key| below(key, path)) {
             Kind::Dir
         } else if self.bucket.contains_key(path) {
             Kind::File
@@ -300,15 +305,17 @@ impl Contract {
         }
     }
 
-    /// What is at the directories of `keys`.
-    fn kinds_above(&self, keys: &[String]) -> BTreeMap<String, Kind> {
+    /// What is at the directories of `keys`, for the guest and in the store. Where a file of the guest makes a directory of
+    /// what is a file in the store, what was asked of the store counts again once that file is given up.
+    fn kinds_above(&self, keys: &[String]) -> BTreeMap<String, (Kind, Kind)> {
         let above = keys.iter().flat_map(|key| key.match_indices('/').map(|(at, _)| key[..at].to_owned()));
-        above.map(|dir| (dir.clone(), self.kind(&dir))).collect()
+        above.map(|dir| (dir.clone(), (self.kind(&dir), self.stored_kind(&dir)))).collect()
     }
 
     /// Names that are of another kind than they were have changed too.
-    fn note_kinds(&mut self, before: BTreeMap<String, Kind>) {
-        let others = before.into_iter().filter(|(path, kind)| self.cached && self.kind(path) != *kind);
+    fn note_kinds(&mut self, before: BTreeMap<String, (Kind, Kind)>) {
+        let now = |path: &str| (self.kind(path), self.stored_kind(path));
+        let others = before.into_iter().filter(|(path, kinds)| self.cached && now(path) != *kinds);
         let others: Vec<String> = others.map(|(path, _)| path).collect();
         self.changed.extend(others);
     }
@@ -371,8 +378,10 @@ impl Contract {
         for file in self.files.values_mut() {
             let there = file.place.as_ref().and_then(|place| self.bucket.get(place));
             let same = there.is_some_and(|there| **there == file.bytes);
+            // What nobody can tell may be the same.
+            let may_be_same = same || (file.wild && there.is_some());
             match file.dirty {
-                Dirty::Yes if same => file.dirty = Dirty::Maybe,
+                Dirty::Yes if may_be_same => file.dirty = Dirty::Maybe,
                 // The same bytes were there by chance.
                 Dirty::Maybe if !same && !file.stored && !file.foreign => file.dirty = Dirty::Yes,
                 _ => {}

@@ -13,9 +13,9 @@ use super::system::{Answer, Bucket as Objects, Found, Listed, System, Traits};
 use crate::fs::{
     Attr, Context, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Read, SetAttr, SetTime, Write,
 };
-use crate::objectfs::testing::{Bucket, Buffer, MemStore, Names, capabilities};
+use crate::objectfs::testing::{self, Bucket, Buffer, MemStore, Names, capabilities};
 use crate::objectfs::tree::HIDDEN_PREFIX;
-use crate::objectfs::{CachePolicy, Config, ObjectFs, OnConflict};
+use crate::objectfs::{CachePolicy, Config, ObjectFs};
 use crate::store::{Pool, Remote, StoreErrorKind};
 
 /// Entries that a page of the store's listings has.
@@ -63,25 +63,7 @@ fn answer<T>(future: impl Future<Output = Result<T, Errno>>) -> Answer<T> {
 fn mounted(cache: CachePolicy, pool: usize, bucket: &Arc<Mutex<Bucket>>) -> ObjectFs<MemStore> {
     let pool = Arc::new(Pool::new(pool).expect("memfd"));
     let store = MemStore::new(Arc::clone(&pool), Arc::clone(bucket), PAGE);
-    let config = Config {
-        cache,
-        expiration: None,
-        readdirplus: true,
-        writeback: false,
-        allow_mmap: false,
-        killpriv_v2: false,
-        uid: 0,
-        gid: 0,
-        file_mode: 0o644,
-        dir_mode: 0o755,
-        posix: false,
-        xattr: false,
-        on_conflict: OnConflict::Fail,
-        capacity: 1 << 50,
-        writeback_delay: Duration::ZERO,
-        inodes_max: 10_000,
-        handles_max: 1_000,
-    };
+    let config = Config { cache, ..testing::config() };
     let fs = ObjectFs::new(config, Remote::new(store, 0), capabilities(), pool).expect("threads");
     drive(fs.init(u64::MAX)).expect("init");
     fs

@@ -1,6 +1,6 @@
 //! Sequences that once went wrong, under the name of what was wrong.
 
-use super::step::{Access, PATHS, STORE_OPERATIONS, Step, When};
+use super::step::{Access, Allocate, PATHS, STORE_OPERATIONS, Step, When};
 use super::{AMPLE, SCARCE, run};
 use crate::objectfs::CachePolicy;
 
@@ -368,4 +368,72 @@ fn a_listing_from_before_an_upload_does_not_bring_back_the_old_length() {
         Step::LookAtEverything,
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
+
+#[test]
+fn what_is_a_file_and_a_directory_may_be_seen_as_it_was_listed() {
+    let steps = [
+        put("e/s/a", 1),
+        put("e", 0),
+        Step::Open { path: p("e/s/a"), access: Access::WriteOnly, truncate: false, append: false },
+        put("b", 0),
+        write(0, 1, 1),
+        Step::Delete { path: p("e/s/a") },
+        Step::Expire,
+        create("a"),
+        create("b"),
+        Step::TruncatePath { path: p("d"), size: 0 },
+        Step::PutMarker { path: p("e/s") },
+        Step::Close { file: 9 },
+        create("a"),
+        Step::Mkdir { path: p("e/a") },
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
+
+#[test]
+fn a_change_that_is_none_of_what_nobody_can_tell_need_not_be_stored() {
+    let create =
+        |path, access| Step::Create { path: p(path), access, exclusive: false, truncate: false, append: false };
+    let open = |path, access| Step::Open { path: p(path), access, truncate: false, append: false };
+    let steps = [
+        create("d", Access::ReadOnly),
+        create("a", Access::ReadOnly),
+        create("a", Access::ReadOnly),
+        create("a", Access::ReadOnly),
+        Step::Close { file: 0 },
+        put("d/b", 0),
+        Step::Close { file: 0 },
+        put("d/s/a", 1),
+        create("d", Access::ReadOnly),
+        Step::Close { file: 0 },
+        create("a", Access::WriteOnly),
+        open("d/s/a", Access::ReadOnly),
+        create("d", Access::ReadOnly),
+        Step::Fail { operation: 8, when: When::Before, kind: 0 },
+        rename("d/b", "d/s/a"),
+        create("b", Access::ReadOnly),
+        rename("b", "b"),
+        Step::Close { file: 3 },
+        open("d/s/a", Access::ReadOnly),
+        Step::Close { file: 6 },
+        Step::Copy { from: 2, from_offset: 0, to: 7, to_offset: 0, len: 1 },
+        Step::Flush { file: 4 },
+        Step::Allocate { file: 7, mode: Allocate::KeepSize, offset: 0, len: 1 },
+        create("a", Access::ReadOnly),
+        Step::Delete { path: p("a") },
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
+
+#[test]
+fn a_directory_whose_marker_others_deleted_stays_when_its_unstored_file_goes() {
+    let steps = [
+        put("d/a", 0),
+        Step::PutMarker { path: p("e/s") },
+        create("e/s/a"),
+        Step::DeleteMarker { path: p("e/s") },
+        rename("e/s/a", "d/a"),
+    ];
+    run(CachePolicy::Never, AMPLE, &steps).expect("as the contract says");
 }
