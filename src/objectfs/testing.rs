@@ -262,6 +262,10 @@ impl MemStore {
     fn work(&self, bucket: &mut Bucket, op: &Op) -> Answer<Reply> {
         match op {
             Op::Probe => Ok(Reply::Capabilities(capabilities())),
+            // As of S3: one question, of the object's key.
+            Op::Tell { path, kind: Kind::File } => {
+                bucket.object_meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)
+            }
             Op::Stat { path } | Op::Tell { path, .. } => {
                 bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)
             }
