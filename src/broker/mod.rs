@@ -22,6 +22,7 @@ mod remote;
 mod run;
 mod serve;
 mod services;
+mod spool;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -30,4 +31,5 @@ pub use disk::Disk;
 pub use mounts::Mounted;
 pub use reload::{Configuration, Wanted};
 pub use run::{BrokerOptions, run};
+pub use spool::Spool;
 pub use url::{Backend, BackendError};

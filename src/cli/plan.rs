@@ -141,6 +141,8 @@ pub struct BackendShare {
     pub capacity: u64,
     /// Where blocks of what was read are kept, and how many bytes of them.
     pub cache_dir: Option<(PathBuf, u64)>,
+    /// Where what could not be stored at the end is kept.
+    pub spool_dir: Option<PathBuf>,
     /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
     pub writeback_delay: Duration,
     /// What becomes of files that others changed meanwhile.
@@ -362,6 +364,7 @@ pub(super) fn backend(options: &Options, url: Option<String>) -> Result<BackendS
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
         cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
+        spool_dir: options.spool_dir.clone().map(PathBuf::from),
         writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
@@ -383,7 +386,7 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 }
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [&str; 11] = [
+pub(super) const ABOUT_STORES: [&str; 12] = [
     "--posix-metadata",
     "--uid",
     "--gid",
@@ -394,6 +397,7 @@ pub(super) const ABOUT_STORES: [&str; 11] = [
     "--writeback-delay",
     "--cache-dir",
     "--cache-disk-size",
+    "--spool-dir",
     "--on-conflict",
 ];
 
@@ -410,6 +414,7 @@ fn contradictions(options: &Options) -> Vec<PlanError> {
         options.writeback_delay.is_some(),
         options.cache_dir.is_some(),
         options.cache_disk_size.is_some(),
+        options.spool_dir.is_some(),
         options.on_conflict.is_some(),
     ];
     let for_stores = given.into_iter().zip(ABOUT_STORES);
@@ -594,6 +599,7 @@ mod tests {
             "--capacity=1P",
             "--writeback-delay=1",
             "--cache-dir=/nonexistent",
+            "--spool-dir=/nonexistent",
             "--on-conflict=fail",
         ] {
             let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();

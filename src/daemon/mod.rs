@@ -6,6 +6,7 @@
 
 mod backend;
 mod configuration;
+mod finish;
 mod host_dir;
 mod reload;
 
@@ -77,6 +78,8 @@ enum StartError {
     NoAttributes(String),
     #[error("--cache-dir '{}': {error}", dir.display())]
     CacheDir { dir: PathBuf, error: io::Error },
+    #[error("--spool-dir '{}': {error}", dir.display())]
+    SpoolDir { dir: PathBuf, error: io::Error },
     #[error("Ending with data that is not stored")]
     Lost,
 }

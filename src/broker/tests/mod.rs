@@ -60,7 +60,7 @@ impl Bed {
     }
 
     fn options(request_timeout: Duration) -> BrokerOptions {
-        BrokerOptions { request_timeout, posix_metadata: false, readonly: false, disk: None }
+        BrokerOptions { request_timeout, posix_metadata: false, readonly: false, disk: None, spool: None }
     }
 
     fn with_options(url: &str, options: BrokerOptions, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {
