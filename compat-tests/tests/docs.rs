@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 20] = [
+const OURS: [&str; 21] = [
     "--backend",
     "--cache-size",
     "--num-request-queues",
@@ -22,6 +22,7 @@ const OURS: [&str; 20] = [
     "--writeback-delay",
     "--cache-dir",
     "--cache-disk-size",
+    "--spool-dir",
     "--on-conflict",
     "--config-file",
     "--config-dir",

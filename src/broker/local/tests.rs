@@ -14,8 +14,13 @@ const NOBODY: u32 = 65_534;
 fn local(path: &Path) -> (Local, Arc<Pool>) {
     let backend = Backend::parse(&format!("fs://{}", path.display())).unwrap();
     let pool = Arc::new(Pool::new(1 << 20).unwrap());
-    let options =
-        BrokerOptions { request_timeout: Duration::from_secs(10), posix_metadata: true, readonly: false, disk: None };
+    let options = BrokerOptions {
+        request_timeout: Duration::from_secs(10),
+        posix_metadata: true,
+        readonly: false,
+        disk: None,
+        spool: None,
+    };
     (Local::new(&backend, &pool, &options).unwrap(), pool)
 }
 

@@ -15,8 +15,13 @@ fn url(dir: &Path) -> String {
 
 /// A broker that keeps POSIX attributes.
 fn posix(dir: &Path) -> Bed {
-    let options =
-        BrokerOptions { request_timeout: Duration::from_secs(10), posix_metadata: true, readonly: false, disk: None };
+    let options = BrokerOptions {
+        request_timeout: Duration::from_secs(10),
+        posix_metadata: true,
+        readonly: false,
+        disk: None,
+        spool: None,
+    };
     Bed::with_options(&url(dir), options, |_| 0)
 }
 
@@ -231,8 +236,13 @@ fn a_missing_root_is_refused() {
     fs::remove_dir(&gone).unwrap();
     let (_ours, theirs) = UnixStream::pair().unwrap();
     let pool = Arc::new(Pool::new(4096).unwrap());
-    let options =
-        BrokerOptions { request_timeout: Duration::from_secs(1), posix_metadata: false, readonly: false, disk: None };
+    let options = BrokerOptions {
+        request_timeout: Duration::from_secs(1),
+        posix_metadata: false,
+        readonly: false,
+        disk: None,
+        spool: None,
+    };
     let stores = vec![Mounted { id: 0, path: "/".into(), backend, options }];
     assert_eq!(run(stores, pool, theirs.into(), Duration::from_secs(1), None, || (), || 0), 1);
 }
