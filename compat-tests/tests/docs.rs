@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 22] = [
+const OURS: [&str; 23] = [
     "--backend",
     "--cache-size",
     "--num-request-queues",
@@ -24,6 +24,7 @@ const OURS: [&str; 22] = [
     "--cache-dir",
     "--cache-disk-size",
     "--metrics-listen",
+    "--spool-dir",
     "--on-conflict",
     "--config-file",
     "--config-dir",

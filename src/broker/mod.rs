@@ -26,6 +26,7 @@ mod requests;
 mod run;
 mod serve;
 mod services;
+mod spool;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -36,4 +37,5 @@ pub use eyes::{Answer, Eyes, status_name};
 pub use mounts::Mounted;
 pub use reload::{Configuration, Wanted};
 pub use run::{BrokerOptions, run};
+pub use spool::Spool;
 pub use url::{Backend, BackendError};

@@ -17,6 +17,7 @@ use super::breaker::{ASK_AGAIN, ASK_AGAIN_MAX, Breaker};
 use super::disk::Disk;
 use super::error::error;
 use super::serve::Mount;
+use super::spool::Spool;
 use super::url::{Backend, BackendError};
 use crate::metrics::StoreMeter;
 use crate::store::client::IN_FLIGHT_MAX;
@@ -108,6 +109,36 @@ impl Slot {
     /// Whether it is the one in the root, which the log need not name.
     pub fn is_root(&self) -> bool {
         self.path == "/"
+    }
+
+    /// What the store is called where people see it, and where it is told from others.
+    pub fn shows_as(&self) -> String {
+        self.current(|current| current.backend.to_string())
+    }
+
+    /// The path in the share of what the store calls `path`.
+    pub fn path_of(&self, path: &str) -> String {
+        if self.is_root() { path.to_owned() } else { format!("{}/{path}", self.path.trim_start_matches('/')) }
+    }
+
+    /// The same store, with bytes in another pool.
+    ///
+    /// # Errors
+    /// As [`Mount::new`].
+    pub fn beside(&self, pool: &Arc<Pool>) -> Result<Mount, BackendError> {
+        self.current(|current| current.mount.beside(&current.backend, pool, &current.options))
+    }
+
+    /// Has what is to be stored kept for the next start.
+    ///
+    /// # Errors
+    /// Unsupported: there is no place for it.
+    pub async fn keep(&self, op: Op) -> Result<Reply, StoreError> {
+        let spool = self.current(|current| current.options.spool.clone());
+        let Some(spool) = spool else {
+            return Err(error(StoreErrorKind::Unsupported, "there is no spool directory"));
+        };
+        self.mount().keep(&spool, self.shows_as(), self.path.clone(), op).await
     }
 
     /// Whether the store was taken for gone when it was last asked.
@@ -236,6 +267,7 @@ pub(super) struct Mounts {
     pool: Arc<Pool>,
     /// What all have of this machine's disk.
     disk: Option<Arc<Disk>>,
+    spool: Option<Arc<Spool>>,
     /// For requests of the device, all mounts together. A device that sends more than it may waits in its write(2).
     room: Arc<Semaphore>,
 }
@@ -267,6 +299,7 @@ impl Mounts {
     pub fn new(stores: Vec<Mounted>, pool: &Arc<Pool>) -> Result<Mounts, (String, BackendError)> {
         let mut all = HashMap::new();
         let disk = stores.first().and_then(|store| store.options.disk.clone());
+        let spool = stores.first().and_then(|store| store.options.spool.clone());
         for Mounted { id, path, backend, options } in stores {
             let mount = Mount::new(&backend, pool, &options).map_err(|error| (path.clone(), error))?;
             all.insert(id, Arc::new(Slot::new(path, mount, backend, options, None)));
@@ -274,7 +307,7 @@ impl Mounts {
         let next = all.keys().max().map_or(1, |&last| usize::from(last) + 1);
         let room = Arc::new(Semaphore::new(Mounts::ROOM * all.len()));
         let table = RwLock::new(Table { all, next, end: next + ADDED_MAX, areas: [false; AREAS as usize] });
-        Ok(Mounts { table, pool: Arc::clone(pool), disk, room })
+        Ok(Mounts { table, pool: Arc::clone(pool), disk, spool, room })
     }
 
     /// Requests of one mount that are taken from the device at once.
@@ -324,7 +357,7 @@ impl Mounts {
             Some((id, u16::try_from(area).ok()?))
         };
         let (id, area) = self.read(free).ok_or(NotAdded::NoRoom)?;
-        let options = BrokerOptions { disk: self.disk.clone(), ..options };
+        let options = BrokerOptions { disk: self.disk.clone(), spool: self.spool.clone(), ..options };
         let mount = Mount::new(backend, &self.pool, &options).map_err(|error| NotAdded::Refused(error.to_string()))?;
         let mount = Arc::new(mount);
         mount.serve(Op::Probe).await.map_err(|error| NotAdded::Refused(error.text))?;

@@ -85,7 +85,7 @@ pub(super) fn kind_of_retry(operation: Operation) -> Kind {
 /// What an operation counts as where there are no requests to count. `None`: it is none.
 pub(super) fn kind_of_op(op: &Op) -> Option<Kind> {
     Some(match op {
-        Op::ListEnd { .. } => return None,
+        Op::ListEnd { .. } | Op::Spool { .. } => return None,
         Op::Probe | Op::List { .. } => Kind::List,
         Op::Stat { .. } | Op::Tell { .. } => Kind::Head,
         Op::Read { .. } => Kind::Get,

@@ -21,6 +21,7 @@ use super::eyes::Eyes;
 use super::mounts::{Mounted, Mounts, Slot};
 use super::reload::{self, Configuration, News};
 use super::requests::{Verdict, verdict};
+use super::spool::{self, Spool};
 use crate::metrics::StoreMeter;
 use crate::store::client::IN_FLIGHT_MAX;
 use crate::store::frame::{self, HEADER};
@@ -32,6 +33,12 @@ const THREADS: usize = 2;
 /// Most threads for each store that wait in system calls: for a directory's files, and for names of hosts. A store whose
 /// calls hang must not take those of the others.
 const BLOCKING_THREADS: usize = 512;
+
+/// How much longer than it was told the device may take to say that the time is over.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long the disk may take for what is kept at the end.
+const SPOOL_TIME: Duration = Duration::from_secs(120);
 
 /// How long the end waits for what is still under way.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
@@ -50,6 +57,8 @@ pub struct BrokerOptions {
     pub disk: Option<Arc<Disk>>,
     /// Where what goes to the store is counted.
     pub meter: Arc<StoreMeter>,
+    /// Where what could not be stored in time is kept until the next start.
+    pub spool: Option<Arc<Spool>>,
 }
 
 /// Serves `stores` to the device process at the other end of `sock`, until that process ends or a signal (SIGTERM, SIGHUP,
@@ -139,6 +148,7 @@ async fn serve(
     device_process: impl FnOnce() -> i32 + Send + 'static,
     mut stop: mpsc::Receiver<&'static str>,
 ) -> io::Result<i32> {
+    let spool = stores.first().and_then(|store| store.options.spool.clone());
     let mounts = Mounts::new(stores, pool).map_err(|(path, error)| io::Error::other(format!("{path}: {error}")))?;
     let mounts = Arc::new(mounts);
     if let Some(eyes) = eyes {
@@ -168,6 +178,9 @@ async fn serve(
         tokio::spawn(follow);
         news
     });
+    if let Some(spool) = &spool {
+        tokio::spawn(spool::bring_all(Arc::clone(spool), Arc::clone(&mounts)));
+    }
     let (flushed, mut flushes) = mpsc::channel(1);
     let receiver = Receiver { mounts: Arc::clone(&mounts), replies: replies.clone(), flushed, news };
     tokio::spawn(async move {
@@ -192,14 +205,19 @@ async fn serve(
                 Ok(frame) => replies.send(frame).await.is_ok(),
                 Err(_) => false,
             };
+            // The device keeps to that time by itself; what is to be kept here is written after it.
+            let patience = flush_timeout + if spool.is_some() { SPOOL_TIME } else { GRACE };
             tokio::select! {
                 bytes_lost = flushes.recv(), if asked => match bytes_lost {
+                    Some(0) if spool.as_ref().is_some_and(|spool| spool.kept() > 0) => {
+                        log::warn!("what is not stored is kept, and is stored when the daemon is started again");
+                    }
                     Some(0) => log::info!("all data is stored"),
                     Some(bytes_lost) => log::error!("{bytes_lost} bytes could not be stored and are lost"),
                     None => log::error!("the device process cannot say whether all data is stored"),
                 },
                 _ = &mut exit => log::info!("the device process has ended"),
-                () = tokio::time::sleep(flush_timeout) => {
+                () = tokio::time::sleep(patience) => {
                     log::error!("data could not be stored within {} s and is lost", flush_timeout.as_secs_f32());
                 }
                 Some(name) = stop.recv() => log::error!("{name} again: ending at once, data may be lost"),
@@ -297,6 +315,9 @@ const SETTINGS_TRIED: usize = 5;
 
 /// What a store says to `op`. A store that refuses us is asked again if there are other keys for it by now.
 async fn ask(slot: &Arc<Slot>, op: Op, news: Option<&News>) -> Result<Reply, StoreError> {
+    if matches!(op, Op::Spool { .. }) {
+        return slot.keep(op).await;
+    }
     let Some(news) = news else { return slot.serve(&slot.mount(), op).await };
     for _ in 1..SETTINGS_TRIED {
         let mount = slot.mount();
@@ -321,7 +342,8 @@ async fn answer(slot: Option<Arc<Slot>>, op: Op, news: Option<Arc<News>>) -> Res
     };
     // Other stores than the root's are asked until they answer; who asks says so, once.
     let again = matches!(op, Op::Probe) && !slot.is_root();
-    let maybe_unasked = matches!(op, Op::ListEnd { .. }) || (matches!(op, Op::Read { .. }) && slot.disk().is_some());
+    let maybe_unasked =
+        matches!(op, Op::ListEnd { .. } | Op::Spool { .. }) || (matches!(op, Op::Read { .. }) && slot.disk().is_some());
     let result = AssertUnwindSafe(ask(&slot, op, news.as_deref())).catch_unwind().await;
     let result = result.unwrap_or_else(|_| Err(error(StoreErrorKind::Io, "the operation failed inside the broker")));
     let verdict = match &result {

@@ -16,6 +16,7 @@ use super::operator::noting_retries;
 use super::remote::{RESERVED, Remote, TEMPORARY, UNLINKED};
 use super::requests::{Verdict, kind_of_op, verdict};
 use super::services::Shares;
+use super::spool::{Spool, ToKeep};
 use super::url::{Backend, BackendError};
 use crate::metrics::StoreMeter;
 use crate::store::path::{NameError, check_path};
@@ -79,11 +80,27 @@ impl Mount {
     pub fn succeed(&self, backend: &Backend, options: &BrokerOptions, same_place: bool) -> Result<Mount, BackendError> {
         let store = match &self.store {
             Store::Local(local) => Store::Local(Arc::clone(local)),
-            Store::Remote(remote) => Store::Remote(Arc::new(remote.succeed(backend, options, same_place)?)),
+            Store::Remote(remote) => Store::Remote(Arc::new(remote.succeed(backend, &self.pool, options, same_place)?)),
         };
+        self.with(store, &self.pool, options)
+    }
+
+    /// The same store, with bytes in another pool.
+    ///
+    /// # Errors
+    /// As [`Mount::new`].
+    pub fn beside(&self, backend: &Backend, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Mount, BackendError> {
+        let store = match &self.store {
+            Store::Local(_) => Store::Local(Arc::new(Local::new(backend, pool, options)?)),
+            Store::Remote(remote) => Store::Remote(Arc::new(remote.succeed(backend, pool, options, true)?)),
+        };
+        self.with(store, pool, options)
+    }
+
+    fn with(&self, store: Store, pool: &Arc<Pool>, options: &BrokerOptions) -> Result<Mount, BackendError> {
         Ok(Mount {
             store,
-            pool: Arc::clone(&self.pool),
+            pool: Arc::clone(pool),
             readonly: self.readonly,
             request_timeout: options.request_timeout,
             meter: Arc::clone(&self.meter),
@@ -149,6 +166,24 @@ impl Mount {
         error(StoreErrorKind::Unavailable, format!("the store has not answered within {seconds} s"))
     }
 
+    /// Has `spool` keep what is to be stored here. `store` and `at` name this store and where it is in the share.
+    ///
+    /// # Errors
+    /// Protocol: the request is against the rules. The disk's.
+    pub async fn keep(&self, spool: &Arc<Spool>, store: String, at: String, op: Op) -> Result<Reply, StoreError> {
+        self.check(&op)?;
+        let Op::Spool { path, base, segments, attributes } = op else {
+            return Err(against_the_rules("nothing to be kept"));
+        };
+        let (spool, pool) = (Arc::clone(spool), Arc::clone(&self.pool));
+        let kept = tokio::task::spawn_blocking(move || {
+            let what = ToKeep { store: &store, mount: &at, path: &path, base, segments: &segments, attributes };
+            spool.keep(what, &pool)
+        });
+        let failed = |e| error(StoreErrorKind::Io, format!("the operation failed inside the broker: {e}"));
+        kept.await.map_err(failed)?.map(unit)
+    }
+
     /// Waits until nothing is being written any more.
     pub async fn settle(&self) {
         // Fails only if the semaphore were closed, which nobody does.
@@ -199,6 +234,11 @@ impl Mount {
                 if offset.checked_add(dest.len.into()).is_none_or(|end| i64::try_from(end).is_err()) {
                     return Err(against_the_rules("an offset beyond all files"));
                 }
+            }
+            Op::Spool { path, base, segments, .. } => {
+                self.check_file(path)?;
+                let base = base.clone().map(|version| Base { path: path.clone(), version });
+                return self.check_segments(base.as_slice(), segments).map_err(against_the_rules);
             }
             Op::Compose { path, bases, segments, .. } => {
                 self.check_file(path)?;
@@ -303,7 +343,8 @@ fn changes(op: &Op) -> bool {
         | Op::RemoveDir { .. }
         | Op::Copy { .. }
         | Op::RenameFile { .. }
-        | Op::RenameDir { .. } => true,
+        | Op::RenameDir { .. }
+        | Op::Spool { .. } => true,
     }
 }
 
@@ -330,6 +371,7 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
             Reply::Meta(store.rename_file(&from, &to, &when, version.as_ref()).await?)
         }
         Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to).await?),
+        Op::Spool { .. } => return Err(against_the_rules("a store keeps nothing")),
     })
 }
 
@@ -355,6 +397,7 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
             Reply::Meta(store.rename_file(&from, &to, &when, version.as_ref())?)
         }
         Op::RenameDir { from, to } => unit(store.rename_dir(&from, &to)?),
+        Op::Spool { .. } => return Err(against_the_rules("a store keeps nothing")),
     })
 }
 

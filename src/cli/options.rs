@@ -538,6 +538,13 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS", value_parser = parse_metrics_addr, help_heading = BACKEND)]
     pub metrics_listen: Option<MetricsAddr>,
 
+    /// Directory on this machine's disk where what could not be stored in time at the end is kept [default: none]
+    ///
+    /// The next start with the same directory and the same store brings it there, unless somebody else has changed the file meanwhile:
+    /// then it is stored beside it. Without such a directory it is lost.
+    #[arg(long, value_name = "PATH", help_heading = BACKEND)]
+    pub spool_dir: Option<String>,
+
     /// What becomes of a file that was changed here and in the store at once (fail, overwrite, keep-both)
     /// [default: keep-both]
     ///

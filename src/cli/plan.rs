@@ -146,6 +146,8 @@ pub struct BackendShare {
     pub cache_dir: Option<(PathBuf, u64)>,
     /// Where metrics are served.
     pub metrics_listen: Option<MetricsAddr>,
+    /// Where what could not be stored at the end is kept.
+    pub spool_dir: Option<PathBuf>,
     /// How long a closed file may wait before it is uploaded; zero: closing waits for the store.
     pub writeback_delay: Duration,
     /// What becomes of files that others changed meanwhile.
@@ -369,6 +371,7 @@ pub(super) fn backend(options: &Options, url: Option<String>) -> Result<BackendS
         cache_dirty_ratio: options.cache_dirty_ratio.unwrap_or(50),
         cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
         metrics_listen: options.metrics_listen.clone(),
+        spool_dir: options.spool_dir.clone().map(PathBuf::from),
         writeback_delay: Duration::from_millis(options.writeback_delay.unwrap_or(0).into()),
         on_conflict: options.on_conflict.unwrap_or(OnConflict::KeepBoth),
         readonly: options.readonly,
@@ -393,7 +396,7 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 type IsGiven = fn(&Options) -> bool;
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [(&str, IsGiven); 13] = [
+pub(super) const ABOUT_STORES: [(&str, IsGiven); 14] = [
     ("--posix-metadata", |options| options.posix_metadata),
     ("--uid", |options| options.uid.is_some()),
     ("--gid", |options| options.gid.is_some()),
@@ -406,6 +409,7 @@ pub(super) const ABOUT_STORES: [(&str, IsGiven); 13] = [
     ("--cache-dir", |options| options.cache_dir.is_some()),
     ("--cache-disk-size", |options| options.cache_disk_size.is_some()),
     ("--metrics-listen", |options| options.metrics_listen.is_some()),
+    ("--spool-dir", |options| options.spool_dir.is_some()),
     ("--on-conflict", |options| options.on_conflict.is_some()),
 ];
 
@@ -594,6 +598,7 @@ mod tests {
             "--cache-dirty-ratio=20",
             "--cache-dir=/nonexistent",
             "--metrics-listen=127.0.0.1:0",
+            "--spool-dir=/nonexistent",
             "--on-conflict=fail",
         ] {
             let errors = plan(&format!("--socket-path s --shared-dir d {flag}")).unwrap_err();

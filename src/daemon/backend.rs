@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use virtiofsd::passthrough;
 use virtiofsd::sandbox::SandboxMode;
 
+use super::finish::finish;
 use super::reload::Reload;
 use super::{ROOT, StartError, device_config};
-use crate::broker::{self, Backend, BackendError, BrokerOptions, Disk, Eyes, MetricsListener, Mounted};
+use crate::broker::{self, Backend, BackendError, BrokerOptions, Disk, Eyes, MetricsListener, Mounted, Spool};
 use crate::cache::Part;
 use crate::cli::{BackendShare, Device, Setup, Stores};
 use crate::device;
@@ -118,6 +119,9 @@ pub(super) fn run(
         .as_ref()
         .map(|addr| MetricsListener::bind(addr).map_err(|error| StartError::Metrics { addr: addr.clone(), error }));
     let metrics = metrics.transpose()?;
+    if let Some(dir) = &stores.root.spool_dir {
+        Spool::prepare(dir).map_err(|error| StartError::SpoolDir { dir: dir.clone(), error })?;
+    }
     let (listener, place) = Endpoint::open(&setup.endpoint)?.split();
     limits::set_nofile(setup.rlimit_nofile, setup.device.thread_pool_size)?;
     let changing = reload.is_some();
@@ -204,9 +208,11 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
         }
         None => None,
     };
+    let spool = stores.root.spool_dir.as_ref().map(|dir| Arc::new(Spool::new(dir)));
     let mounted = all(&stores).map(|(id, path, share)| {
         let backend = parse(path, urls.get(usize::from(id)))?;
-        Ok(Mounted { id, path: path.to_owned(), backend, options: broker_options(path, share, disk.as_ref()) })
+        let options = broker_options(path, share, disk.as_ref(), spool.as_ref());
+        Ok(Mounted { id, path: path.to_owned(), backend, options })
     });
     let mounted = mounted.collect::<Result<Vec<_>, StartError>>()?;
     drop(urls);
@@ -218,13 +224,19 @@ fn run_broker(parts: BrokerParts) -> Result<i32, StartError> {
 }
 
 /// How the broker serves a store.
-pub(super) fn broker_options(path: &str, share: &BackendShare, disk: Option<&Arc<Disk>>) -> BrokerOptions {
+pub(super) fn broker_options(
+    path: &str,
+    share: &BackendShare,
+    disk: Option<&Arc<Disk>>,
+    spool: Option<&Arc<Spool>>,
+) -> BrokerOptions {
     BrokerOptions {
         request_timeout: share.request_timeout,
         posix_metadata: share.posix_metadata,
         readonly: share.readonly,
         disk: disk.cloned(),
         meter: Arc::new(StoreMeter::new(path)),
+        spool: spool.cloned(),
     }
 }
 
@@ -294,7 +306,7 @@ fn serve_fs<F: FileSystem>(
     // The broker may ask for a flush before there is a file system: then there is nothing to flush.
     let slot: Arc<OnceLock<Arc<F>>> = Arc::default();
     let to_flush = Arc::clone(&slot);
-    let on_flush = move |deadline| to_flush.get().map_or(0, |fs| block_on(fs.flush_all(deadline)));
+    let on_flush = move |deadline| to_flush.get().map_or(0, |fs| finish(fs, deadline));
     let timeout = all(&stores).map(|(_, _, share)| share.request_timeout).max().unwrap_or_default();
     let built: Arc<OnceLock<(Arc<F>, Arc<StoreClient>)>> = Arc::default();
     let to_change = Arc::clone(&built);
@@ -314,7 +326,7 @@ fn serve_fs<F: FileSystem>(
     let device = device::Config { thread_pool_size: 0, ..device_config(device) };
     release_code();
     device::serve(&device, server, None, &listener)?;
-    let lost = block_on(fs.flush_all(stores.root.flush_timeout));
+    let lost = finish(&fs, stores.root.flush_timeout);
     if lost > 0 {
         error!(target: TARGET, "{lost} bytes could not be stored and are lost");
         return Err(StartError::Lost);

@@ -6,6 +6,7 @@
 
 mod backend;
 mod configuration;
+mod finish;
 mod host_dir;
 mod reload;
 
@@ -82,6 +83,8 @@ enum StartError {
     CacheDir { dir: PathBuf, error: io::Error },
     #[error("--metrics-listen {addr}: {error}")]
     Metrics { addr: cli::MetricsAddr, error: io::Error },
+    #[error("--spool-dir '{}': {error}", dir.display())]
+    SpoolDir { dir: PathBuf, error: io::Error },
     #[error("Ending with data that is not stored")]
     Lost,
 }

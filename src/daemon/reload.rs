@@ -124,7 +124,7 @@ fn wanted(path: &str, share: &BackendShare, url: Option<&SecretUrl>) -> Result<W
     Ok(Wanted {
         path: path.to_owned(),
         backend,
-        options: broker_options(path, share, None),
+        options: broker_options(path, share, None, None),
         expiration: config(share).timeout(),
         settings,
     })

@@ -26,6 +26,17 @@ pub use errno::{Errno, Result};
 pub use io::{DirSink, Sink, Source};
 pub use types::*;
 
+/// A file that is not stored at the end.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unstored {
+    /// Its path.
+    pub path: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Why it is lost; `None`: it is kept for later.
+    pub lost: Option<String>,
+}
+
 /// A file system that a FUSE server can serve. Every method's default refuses with ENOSYS, which the guest
 /// kernel remembers for the life of the mount.
 #[allow(unused_variables, reason = "defaults name their parameters for the reader")]
@@ -46,6 +57,17 @@ pub trait FileSystem: Send + Sync + 'static {
     /// migration. Returns how many bytes could not be stored.
     fn flush_all(&self, deadline: Duration) -> impl Future<Output = u64> + Send {
         async { 0 }
+    }
+
+    /// Bytes of files that are not stored yet and may still be.
+    fn unstored(&self) -> u64 {
+        0
+    }
+
+    /// Has what is not stored kept elsewhere, because the end has come. Returns each file, with its path and length, and
+    /// whether that was done.
+    fn keep_unstored(&self) -> impl Future<Output = Vec<Unstored>> + Send {
+        async { Vec::new() }
     }
 
     /// FUSE_LOOKUP.

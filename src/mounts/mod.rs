@@ -36,7 +36,7 @@ use self::slot::{Slot, bare_attr};
 use crate::fs::flags::{init, refused_readonly};
 use crate::fs::{
     Attr, Context, DirEntry, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read,
-    Result, SetAttr, Sink, Source, StatFs, Write, XattrReply, readonly,
+    Result, SetAttr, Sink, Source, StatFs, Unstored, Write, XattrReply, readonly,
 };
 use crate::objectfs::{Config, Ids, ObjectFs};
 use crate::store::{ADDED_MAX, MountId, Store};
@@ -366,6 +366,20 @@ impl<S: Store> FileSystem for Mounts<S> {
 
     async fn flush_all(&self, deadline: Duration) -> u64 {
         join_all(self.all().filter_map(Slot::ready).map(|fs| fs.flush_all(deadline))).await.into_iter().sum()
+    }
+
+    fn unstored(&self) -> u64 {
+        self.all().filter_map(Slot::ready).map(ObjectFs::unstored).sum()
+    }
+
+    async fn keep_unstored(&self) -> Vec<Unstored> {
+        let mut all = Vec::new();
+        for slot in self.all() {
+            let Some(fs) = slot.ready() else { continue };
+            let unstored = fs.keep_unstored().await.into_iter();
+            all.extend(unstored.map(|file| Unstored { path: slot.path_of(&file.path), ..file }));
+        }
+        all
     }
 
     async fn lookup(&self, ctx: Context, parent: NodeId, name: &[u8]) -> Result<Entry> {

@@ -176,6 +176,14 @@ impl<S: Store> Slot<S> {
         }
     }
 
+    /// The path in the share of what the mount calls `path`.
+    pub fn path_of(&self, path: &str) -> String {
+        match self.path.as_str() {
+            "/" => path.to_owned(),
+            mount => format!("{}/{path}", mount.trim_start_matches('/')),
+        }
+    }
+
     /// Whether it is being taken away, or gone.
     pub fn is_leaving(&self) -> bool {
         self.stage.load(Ordering::Acquire) != SERVED

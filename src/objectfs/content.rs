@@ -47,6 +47,17 @@ pub struct Upload {
     pub keep: Extents,
 }
 
+/// What a file is made of at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The pieces, in order.
+    pub segments: Vec<Segment>,
+    /// The version that the file lies over, and that [`Segment::Copy`] pieces come from.
+    pub base: Option<Version>,
+    /// Owns the memory that the pieces name.
+    pub keep: Vec<Extents>,
+}
+
 /// The bytes of one file.
 #[derive(Debug, Default)]
 pub struct Content {
@@ -275,6 +286,15 @@ impl Content {
         let mut segments = Vec::new();
         self.pieces(0, self.size, &mut segments);
         Some(self.freeze(segments, self.size))
+    }
+
+    /// What the file is made of as it is now, an upload under way or not, of which nothing is changed by this.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut segments = Vec::new();
+        self.pieces(0, self.size, &mut segments);
+        let uploading = self.uploading.as_ref().map(|up| up.extents.clone());
+        let keep = [Some(self.dirty.clone()), uploading, self.kept.clone()].into_iter().flatten().collect();
+        Snapshot { segments, base: self.base.as_ref().map(|base| base.version.clone()), keep }
     }
 
     /// As [`Content::begin_upload`], of a file that `len` bytes of another object, from its byte `offset` on, are copied into at

@@ -51,7 +51,7 @@ pub use self::ids::Ids;
 use crate::cache::Part;
 use crate::fs::{
     Attr, Context, DirSink, Entry, Errno, Extensions, FileAt, FileSystem, Handle, NodeId, Opened, Read, Result,
-    SetAttr, Sink, Source, StatFs, Write, XattrReply,
+    SetAttr, Sink, Source, StatFs, Unstored, Write, XattrReply,
 };
 use crate::store::{Capabilities, Pool, Remote, Store};
 
@@ -106,11 +106,6 @@ impl<S: Store> ObjectFs<S> {
         self.core.set_expiration(time);
     }
 
-    /// Bytes of files that the store lacks something of and may still take.
-    pub fn unstored(&self) -> u64 {
-        self.core.unstored()
-    }
-
     /// Nobody uses it any more: closes and forgets everything, lets go of all memory, and ends its threads but one, which has
     /// nothing to do. Returns whether nothing is left; while it is not, requests are still under way.
     pub fn retire(&self) -> bool {
@@ -149,6 +144,14 @@ impl<S: Store> FileSystem for ObjectFs<S> {
 
     async fn flush_all(&self, deadline: Duration) -> u64 {
         self.core.upload_all(deadline).await.0
+    }
+
+    fn unstored(&self) -> u64 {
+        self.core.unstored()
+    }
+
+    async fn keep_unstored(&self) -> Vec<Unstored> {
+        self.core.keep_unstored().await
     }
 
     async fn lookup(&self, _: Context, parent: NodeId, name: &[u8]) -> Result<Entry> {

@@ -247,6 +247,7 @@ impl MemStore {
             Op::Copy { .. } => "copy",
             Op::RenameFile { .. } => "rename_file",
             Op::RenameDir { .. } => "rename_dir",
+            Op::Spool { .. } => "spool",
         };
         bucket.log.push(name);
         if let Some(at) = bucket.fail.iter().position(|(op, _)| *op == name) {
@@ -262,6 +263,10 @@ impl MemStore {
     fn work(&self, bucket: &mut Bucket, op: &Op) -> Answer<Reply> {
         match op {
             Op::Probe => Ok(Reply::Capabilities(capabilities())),
+            // As of S3: one question, of the object's key.
+            Op::Tell { path, kind: Kind::File } => {
+                bucket.object_meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)
+            }
             Op::Stat { path } | Op::Tell { path, .. } => {
                 bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)
             }
@@ -317,6 +322,13 @@ impl MemStore {
                 Ok(Reply::Meta(bucket.object_meta(to).expect("just put")))
             }
             Op::RenameDir { from, to } => Self::rename_dir(bucket, from, to),
+            Op::Spool { path, base, segments, attributes } => {
+                // Where the next start would put it.
+                let bases: Vec<Base> =
+                    base.iter().map(|version| Base { path: path.clone(), version: version.clone() }).collect();
+                let to = format!("spooled {path}");
+                self.compose(bucket, &to, &bases, &Condition::Any, segments, attributes.as_deref()).map(|_| Reply::Unit)
+            }
         }
     }
 }

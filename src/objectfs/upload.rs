@@ -14,12 +14,13 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
 use super::conflict::is_conflict;
+use super::content::Snapshot;
 use super::core::Core;
 use super::inode::Inode;
 use super::lookup::gone;
 use super::tree::HIDDEN_PREFIX;
 use crate::cache::{Clean, Extent};
-use crate::fs::{Errno, Result};
+use crate::fs::{Errno, Result, Unstored};
 use crate::store::{Base, Condition, Kind, Store, StoreError, StoreErrorKind};
 
 /// Uploads that a flush of everything runs at once.
@@ -261,6 +262,24 @@ impl<S: Store> Core<S> {
         let files = self.dirty_files();
         let open = files.iter().filter(|inode| inode.state().refused.is_none());
         open.map(|inode| inode.state().content.size().max(1)).sum()
+    }
+
+    /// Has what is not stored kept by the broker. Uploads may be under way: whatever becomes of them, this is kept.
+    pub(super) async fn keep_unstored(&self) -> Vec<Unstored> {
+        let mut all = Vec::new();
+        for inode in self.dirty_files() {
+            let path = self.tree().path(inode.id).unwrap_or_default();
+            let (snapshot, size, attributes) = {
+                let state = inode.state();
+                let attributes = state.outgoing(&inode, self.config.posix).attributes;
+                (state.content.snapshot(), state.content.size(), attributes)
+            };
+            let Snapshot { segments, base, keep } = snapshot;
+            let kept = self.remote.spool(path.clone(), base, segments, attributes, keep).await;
+            let kept = kept.map_err(|error| error.text);
+            all.push(Unstored { path, size, lost: kept.err() });
+        }
+        all
     }
 
     /// Gives up what the store has refused for good.

@@ -113,7 +113,8 @@ impl Expects {
             | Op::DeleteMany { .. }
             | Op::CreateDir { .. }
             | Op::RemoveDir { .. }
-            | Op::RenameDir { .. } => Expects::Unit,
+            | Op::RenameDir { .. }
+            | Op::Spool { .. } => Expects::Unit,
         }
     }
 
@@ -322,7 +323,9 @@ impl Shared {
 
     fn deadline(&self, op: &Op) -> Option<Instant> {
         match op {
-            Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } => None,
+            Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } | Op::Spool { .. } => {
+                None
+            }
             _ => Some(Instant::now() + self.request_timeout() * 2 + GRACE),
         }
     }

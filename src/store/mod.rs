@@ -1,6 +1,7 @@
 //! The narrow interface between the device process (`objectfs`, `cache`) and the broker: messages, the pool they
 //! point into, the client end, and [`Remote`] over it. Neither end's insides are known here.
 
+pub mod beside;
 pub mod client;
 mod exchange;
 pub mod frame;

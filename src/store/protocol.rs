@@ -143,6 +143,10 @@ pub enum Op {
         segments: Vec<Segment>,
         attributes: Option<Box<Attributes>>,
     },
+    /// Keeps what `path` is to become on the broker's own disk, for the next start to bring it to the store: the concatenation
+    /// of `segments`, of which those that are copied come from the version `base` of `path` itself. (Unsupported: there is no
+    /// place for such things.) → [`Reply::Unit`]
+    Spool { path: String, base: Option<Version>, segments: Vec<Segment>, attributes: Option<Box<Attributes>> },
     /// Deletes the object `path`; a missing one is fine. → [`Reply::Unit`]
     Delete { path: String },
     /// Deletes objects, in batches where the store takes them; missing ones are fine. After an error nobody knows which of

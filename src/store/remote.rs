@@ -126,6 +126,21 @@ impl<S: Store> Remote<S> {
         self.meta(Op::Compose { path: path.into(), bases, when, segments, attributes }, Box::new(keep)).await
     }
 
+    /// [`Op::Spool`]; `keep` owns the slices of [`Segment::Data`].
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn spool(
+        &self,
+        path: impl Into<String>,
+        base: Option<Version>,
+        segments: Vec<Segment>,
+        attributes: Option<Box<Attributes>>,
+        keep: impl Any + Send,
+    ) -> Result<(), StoreError> {
+        self.unit(Op::Spool { path: path.into(), base, segments, attributes }, Box::new(keep)).await
+    }
+
     /// [`Op::Delete`]
     ///
     /// # Errors

@@ -6,6 +6,7 @@ mod reload;
 mod rotation;
 mod share;
 mod speed;
+mod spool;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

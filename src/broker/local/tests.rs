@@ -20,6 +20,7 @@ fn local(path: &Path) -> (Local, Arc<Pool>) {
         readonly: false,
         disk: None,
         meter: Arc::default(),
+        spool: None,
     };
     (Local::new(&backend, &pool, &options).unwrap(), pool)
 }

@@ -116,10 +116,11 @@ impl Remote {
     pub fn succeed(
         &self,
         backend: &Backend,
+        pool: &Arc<Pool>,
         options: &BrokerOptions,
         same_place: bool,
     ) -> Result<Remote, BackendError> {
-        let mut next = Remote::new(backend, &self.pool, options)?;
+        let mut next = Remote::new(backend, pool, options)?;
         next.listings = Arc::clone(&self.listings);
         next.streams = Arc::clone(&self.streams);
         if same_place {

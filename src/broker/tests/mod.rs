@@ -60,7 +60,14 @@ impl Bed {
     }
 
     fn options(request_timeout: Duration) -> BrokerOptions {
-        BrokerOptions { request_timeout, posix_metadata: false, readonly: false, disk: None, meter: Arc::default() }
+        BrokerOptions {
+            request_timeout,
+            posix_metadata: false,
+            readonly: false,
+            disk: None,
+            meter: Arc::default(),
+            spool: None,
+        }
     }
 
     fn with_options(url: &str, options: BrokerOptions, on_flush: impl FnMut(Duration) -> u64 + Send + 'static) -> Bed {

@@ -85,3 +85,32 @@ fn what_the_store_refuses_in_the_background_is_told_to_the_next_sync() {
     assert_eq!(block_on(fs.fs.fsync(CTX, file.0, file.1, false)), Err(Errno::ESTALE));
     assert_eq!(fs.object("f").as_deref(), Some(&b"THEIRS"[..]));
 }
+
+#[test]
+fn what_is_not_stored_is_kept_as_the_guest_sees_it_even_during_an_upload() {
+    let fs = fs(NEVER);
+    fs.bucket().put("old", &[b'o'; 100]);
+    let old = fs.open("old", libc::O_RDWR as u32).expect("open");
+    fs.write_at(old, 10, b"first").expect("write");
+    {
+        // It has begun, and never comes to its end.
+        let mut upload = Box::pin(fs.fs.fsync(CTX, old.0, old.1, false));
+        block_on(async { assert!(futures::poll!(&mut upload).is_pending()) });
+        fs.write_at(old, 12, b"SECOND").expect("write");
+        fs.put("new", b"whole").expect("put");
+        fs.put("gone", b"unlinked").expect("put");
+        fs.unlink("gone").expect("unlink");
+        assert_eq!(fs.fs.unstored(), 105);
+        let mut kept = block_on(fs.fs.keep_unstored());
+        kept.sort_by(|a, b| a.path.cmp(&b.path));
+        let unstored = |path: &str, size| Unstored { path: path.into(), size, lost: None };
+        assert_eq!(kept, [unstored("new", 5), unstored("old", 100)]);
+    }
+    let mut wanted = [b'o'; 100];
+    wanted[10..18].copy_from_slice(b"fiSECOND");
+    assert_eq!(fs.object("spooled old").as_deref(), Some(&wanted[..]));
+    assert_eq!(fs.object("spooled new").as_deref(), Some(&b"whole"[..]));
+    fs.bucket().fail.push(("spool", StoreErrorKind::NoSpace));
+    let lost = block_on(fs.fs.keep_unstored());
+    assert_eq!(lost.iter().filter(|file| file.lost.is_some()).count(), 1);
+}

@@ -23,6 +23,7 @@ fn posix(dir: &Path) -> Bed {
         readonly: false,
         disk: None,
         meter: Arc::default(),
+        spool: None,
     };
     Bed::with_options(&url(dir), options, |_| 0)
 }
@@ -244,6 +245,7 @@ fn a_missing_root_is_refused() {
         readonly: false,
         disk: None,
         meter: Arc::default(),
+        spool: None,
     };
     let stores = vec![Mounted { id: 0, path: "/".into(), backend, options }];
     let eyes = Eyes { board: Arc::new(Board::new(1).unwrap()), device_pid: 0, metrics: None };

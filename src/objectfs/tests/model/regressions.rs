@@ -437,3 +437,32 @@ fn a_directory_whose_marker_others_deleted_stays_when_its_unstored_file_goes() {
     ];
     run(CachePolicy::Never, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn an_open_file_keeps_its_length_when_others_make_a_directory_of_its_name() {
+    let steps = [
+        put("e", 1),
+        Step::Mknod { path: p("e") },
+        put("e/a", 0),
+        Step::Open { path: p("e"), access: Access::ReadOnly, truncate: false, append: false },
+        Step::Expire,
+        Step::StatOpen { file: 0 },
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
+
+#[test]
+fn a_file_that_a_directory_hides_loses_its_name_when_that_is_seen() {
+    let steps = [
+        put("d/s", 0),
+        create("a"),
+        create("a"),
+        Step::LookAtEverything,
+        put("d/s/a", 0),
+        Step::Open { path: p("d/s"), access: Access::WriteOnly, truncate: false, append: false },
+        Step::Expire,
+        Step::Create { path: p("d/s"), access: Access::ReadOnly, exclusive: false, truncate: false, append: false },
+        write(2, 0, 1),
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
