@@ -118,11 +118,7 @@ impl Mount {
         }
         let total = self.check(&op)?;
         match &op {
-            Op::Compose { .. }
-            | Op::Copy { .. }
-            | Op::RenameFile { .. }
-            | Op::RenameDir { .. }
-            | Op::DeleteMany { .. } => {
+            _ if op.writes() => {
                 let _turn = self.turn(&self.writes, self.request_timeout * WRITE_PATIENCE).await?;
                 self.run(op, total).await
             }
