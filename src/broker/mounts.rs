@@ -152,11 +152,13 @@ impl Slot {
         if self.breaker.is_open() && !matches!(op, Op::Probe) {
             return Err(error(StoreErrorKind::Silent, "the store is silent, and is asked in the background"));
         }
+        // What writes takes as long as it takes, and much may have been answered within it.
+        let asks = !op.writes();
         let (sent, patience) = (Instant::now(), self.request_timeout());
         let result = mount.serve(op).await;
         match &result {
             Err(e) if e.kind == StoreErrorKind::Unavailable => {
-                if self.breaker.unanswered(sent, patience) {
+                if asks && self.breaker.unanswered(sent, patience) {
                     let seconds = patience.as_secs_f32();
                     log::warn!(
                         "{}: the store has said nothing for {seconds} s; until it does, requests fail at once",

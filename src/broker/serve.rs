@@ -134,7 +134,7 @@ impl Mount {
                 let _upload = self.meter.upload(path, total);
                 self.run(op, total).await
             }
-            Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } | Op::DeleteMany { .. } => {
+            _ if op.writes() => {
                 let _turn = self.turn(&self.writes, self.request_timeout * WRITE_PATIENCE).await?;
                 self.run(op, total).await
             }

@@ -1,7 +1,7 @@
 //! Several stores in one share: a file system over an [`ObjectFs`] for each, which appear as directories.
 //!
 //! `points` knows those directories and what leads to them, `numbers` tells the mounts' nodeids, handles and inode numbers
-//! apart, `slot` is one mount, `listing` reads the directories that mounts begin in. What lies inside a mount is its own
+//! apart, `slot` is one mount, `changes` lets mounts come and go, `listing` reads the directories that mounts begin in. What lies inside a mount is its own
 //! file system's business, and reaching it costs a shift and a mask: no lock, no memory.
 //!
 //! What a guest may rely on: a mount hides what stands at its name in the store above it. Looking at the directory that a
@@ -17,6 +17,7 @@
 //! happens in the background, its own room for requests to the broker (`store`) and in it (`broker`). What all share is
 //! the device's queues, in which each request takes a place until its answer.
 
+mod changes;
 mod listing;
 mod numbers;
 mod points;
@@ -29,9 +30,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::join_all;
 
+use self::changes::Places;
 use self::listing::{DOTS, Nothing, Overlay, dot, outer_attr, outer_entry};
 use self::numbers::{NOWHERE, inner, inner_handle, mount_of, outer};
-use self::points::{Point, Points, Ways};
+use self::points::{Point, Points};
 use self::slot::{Slot, bare_attr};
 use crate::fs::flags::{init, refused_readonly};
 use crate::fs::{
@@ -58,20 +60,6 @@ pub struct Mounts<S: Store> {
     own: Config,
     ids: Arc<Ids>,
     start: Duration,
-}
-
-/// Paths of all mounts, and the numbers of what leads to them.
-#[derive(Debug, Default)]
-struct Places {
-    mounts: Vec<(String, MountId)>,
-    ways: Ways,
-}
-
-impl Places {
-    fn points(&mut self) -> Arc<Points> {
-        let mounts = self.mounts.iter().map(|(path, number)| (path.as_str(), *number));
-        Arc::new(Points::new(mounts, &mut self.ways))
-    }
 }
 
 /// Where a nodeid leads.
@@ -108,48 +96,6 @@ impl<S: Store> Mounts<S> {
         let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let points = RwLock::new(places.points());
         Ok(Mounts { points, places: Mutex::new(places), slots, own, ids, start })
-    }
-
-    fn change_places<T>(&self, change: impl FnOnce(&mut Places) -> T) -> T {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = change(&mut places);
-        *self.points.write().unwrap_or_else(PoisonError::into_inner) = places.points();
-        result
-    }
-
-    /// Puts another store into the share, with a number that none had before. It takes the place of one that is at its path.
-    ///
-    /// # Errors
-    /// When there is no room for such a number, or no thread can be made.
-    pub fn add(&self, number: MountId, spec: Spec<S>) -> std::io::Result<()> {
-        let slot = self.slots.get(usize::from(number)).filter(|slot| slot.get().is_none());
-        let slot = slot.ok_or_else(|| std::io::Error::other(format!("there is no room for mount {number}")))?;
-        let path = spec.path.clone();
-        // Looked at above; there is one thread that changes anything.
-        let _ = slot.set(Slot::new(spec)?);
-        self.change_places(|places| {
-            places.mounts.retain(|(other, _)| *other != path);
-            places.mounts.push((path, number));
-        });
-        Ok(())
-    }
-
-    /// Takes a mount out of the share: nothing is found in it any more. [`Mounts::drain`] does the rest. Returns whether there is one.
-    pub fn remove(&self, number: MountId) -> bool {
-        self.change_places(|places| places.mounts.retain(|(_, other)| *other != number));
-        let slot = self.slot(number);
-        slot.into_iter().for_each(Slot::leave);
-        slot.is_some()
-    }
-
-    /// Stores what a mount that was removed has left, however long that takes, then ends it for whoever has anything open in it.
-    pub fn drain(&self, number: MountId) {
-        self.slot(number).into_iter().for_each(Slot::drain);
-    }
-
-    /// How long names and attributes of a mount may be trusted from now on, under the policy that has such a time.
-    pub fn set_expiration(&self, number: MountId, time: Duration) {
-        self.slot(number).into_iter().for_each(|slot| slot.set_expiration(time));
     }
 
     fn slot(&self, mount: MountId) -> Option<&Slot<S>> {

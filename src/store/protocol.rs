@@ -167,6 +167,29 @@ pub enum Op {
     RenameDir { from: String, to: String },
 }
 
+impl Op {
+    /// Whether it goes on until it has truly ended, because half of it may be done.
+    pub fn writes(&self) -> bool {
+        match self {
+            Op::Compose { .. }
+            | Op::Copy { .. }
+            | Op::RenameFile { .. }
+            | Op::RenameDir { .. }
+            | Op::DeleteMany { .. }
+            | Op::Spool { .. } => true,
+            Op::Probe
+            | Op::Stat { .. }
+            | Op::Tell { .. }
+            | Op::List { .. }
+            | Op::ListEnd { .. }
+            | Op::Read { .. }
+            | Op::Delete { .. }
+            | Op::CreateDir { .. }
+            | Op::RemoveDir { .. } => false,
+        }
+    }
+}
+
 /// Which state of an object: what the store says of it. Two equal versions hold the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version {

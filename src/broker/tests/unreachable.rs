@@ -20,6 +20,7 @@ fn a_silent_server_is_unavailable_in_time() {
     let start = Instant::now();
     let errors = [
         block_on(bed.remote.probe()).unwrap_err(),
+        // From now on it is taken for gone.
         bed.stat("a").unwrap_err(),
         bed.read("a", None, 0, 10).unwrap_err(),
         bed.list("").unwrap_err(),
