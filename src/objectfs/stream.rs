@@ -165,9 +165,12 @@ impl Drop for Streams {
     }
 }
 
-/// Length of the requests that fetch a window: several at once.
+/// Length of the requests that fetch a window: several at once, and of none yet the first one.
 fn request(window: u64) -> u64 {
-    (window / 4).clamp(FIRST, REQUEST_MAX)
+    match window {
+        0 => FIRST,
+        _ => (window / 4).clamp(2 * FIRST, REQUEST_MAX),
+    }
 }
 
 /// A little more than `offset..end`.
