@@ -5,11 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use ovfs_compat_tests::daemon::patience;
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::{InitRequest, ROOT};
-use ovfs_compat_tests::guest::Guest;
-use ovfs_compat_tests::launch::{Daemon, Exit, Finished, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::fuse::ROOT;
+use ovfs_compat_tests::launch::{Exit, Finished, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::mounted::guest;
 use ovfs_compat_tests::stores::{ACCESS_KEY, Kind, SECRET_KEY, TestStore};
 
 /// What a secret contains that must be seen nowhere.
@@ -24,14 +22,6 @@ fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
     fs::write(path, text).expect("write the file");
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("set its mode");
-}
-
-fn guest(daemon: &mut Daemon, socket: &Path) -> Guest {
-    daemon.wait_ready();
-    let config = Config { timeout: patience() * 4, ..Config::default() };
-    let mut guest = Guest::connect(socket, &config).expect("the device starts");
-    guest.init(&InitRequest::default()).expect("INIT succeeds");
-    guest
 }
 
 /// What `--print-config` says of a key.

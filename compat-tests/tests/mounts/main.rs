@@ -12,12 +12,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use ovfs_compat_tests::daemon::patience;
 use ovfs_compat_tests::error::Fault;
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::InitRequest;
 use ovfs_compat_tests::guest::Guest;
 use ovfs_compat_tests::launch::{Daemon, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::mounted::guest;
 use ovfs_compat_tests::stores::{ACCESS_KEY, SECRET_KEY, TestStore};
 
 /// ovfs with a file of settings, and a guest.
@@ -25,14 +23,6 @@ struct Share {
     guest: Guest,
     daemon: Daemon,
     _scratch: Scratch,
-}
-
-fn guest(daemon: &mut Daemon, socket: &Path) -> Guest {
-    daemon.wait_ready();
-    let config = Config { timeout: patience() * 4, ..Config::default() };
-    let mut guest = Guest::connect(socket, &config).expect("the device starts");
-    guest.init(&InitRequest::default()).expect("INIT succeeds");
-    guest
 }
 
 /// Writes a file that only its owner can read.

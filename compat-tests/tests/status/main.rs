@@ -5,14 +5,12 @@ mod load;
 mod metrics;
 mod trouble;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ovfs_compat_tests::daemon::patience;
-use ovfs_compat_tests::frontend::Config;
-use ovfs_compat_tests::fuse::InitRequest;
 use ovfs_compat_tests::guest::Guest;
 use ovfs_compat_tests::launch::{Daemon, Exit, Launch, Scratch, Which, binary};
+use ovfs_compat_tests::mounted::Mounted;
 use ovfs_compat_tests::stores::TestStore;
 use serde_json::Value;
 
@@ -35,24 +33,8 @@ impl Share {
 }
 
 fn serve(store: &TestStore, args: &[&str]) -> Share {
-    let scratch = Scratch::new();
-    let socket = scratch.join("run/s");
-    let mut launch = Launch::new(binary(Which::Ovfs)).arg("--socket-path").arg(&socket).args(args);
-    launch = launch.args(["--backend", &store.url()]).cwd(store.beside());
-    for (name, value) in store.env() {
-        launch = launch.env(name, value);
-    }
-    let mut daemon = launch.start();
-    let guest = guest(&mut daemon, &socket);
+    let Mounted { guest, daemon, scratch } = Mounted::new(store, args);
     Share { guest, daemon, scratch }
-}
-
-fn guest(daemon: &mut Daemon, socket: &Path) -> Guest {
-    daemon.wait_ready();
-    let config = Config { timeout: patience() * 4, ..Config::default() };
-    let mut guest = Guest::connect(socket, &config).expect("the device starts");
-    guest.init(&InitRequest::default()).expect("INIT succeeds");
-    guest
 }
 
 fn json(target: &str) -> Value {
