@@ -318,6 +318,11 @@ impl ChildSetup {
             // SAFETY: numbers only.
             check(unsafe { libc::setresuid(uid, uid, uid) })?;
         }
+        // Whoever runs the tests in the background may have these ignored, and what is ignored is inherited.
+        for signal in [libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: numbers only; both signals exist and may be caught.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         // Last, since a change of user clears it.
         // SAFETY: numbers only.
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
