@@ -254,6 +254,12 @@ impl<S: Store> Core<S> {
         asked.is_some_and(|at| at.elapsed() < timeout)
     }
 
+    /// As [`Core::knows`], and its name may be taken to lead to it.
+    pub(super) fn knows_by_name(&self, state: &State) -> bool {
+        let named = state.is_local() || state.named.is_none_or(|named| self.is_fresh(Some(named)));
+        named && self.knows(state)
+    }
+
     /// Whether what is known of an inode may be told to the guest without asking the store.
     pub(super) fn knows(&self, state: &State) -> bool {
         let attributes = !self.config.posix || self.is_fresh(state.posix.asked);

@@ -32,6 +32,9 @@ pub struct State {
     pub marker: Option<bool>,
     /// When the store was last asked, if its answer may still be used.
     pub asked: Option<Instant>,
+    /// When the name was last found to lead here, if that is longer ago: since then the store was asked for the object alone,
+    /// which may be hidden by a directory of its name.
+    pub named: Option<Instant>,
     /// When the store's answer to the last lookup of the name came, if nothing has been asked of this inode since.
     pub looked_up: Option<Instant>,
     /// Answers to questions asked before this moment are out of date: we changed the object then.
@@ -117,6 +120,7 @@ impl Inode {
             etag: None,
             marker: None,
             asked: None,
+            named: None,
             looked_up: None,
             committed: None,
             mtime_ns,
@@ -236,11 +240,27 @@ impl State {
         self.committed.is_some_and(|at| asked < at) || self.asked.is_some_and(|at| asked < at)
     }
 
+    /// What the store says of the object alone, asked for at `asked`, is taken in.
+    pub fn asked_for_object(&mut self, asked: Instant) {
+        self.named = self.named.or(self.asked);
+        self.asked = Some(asked);
+    }
+
+    /// Asked for at `asked`, the name leads here.
+    pub fn stands(&mut self, asked: Instant) {
+        self.named = self.named.map(|before| before.max(asked));
+    }
+
     /// The store has nothing here, said it when asked at `asked`; the inode stays for what the guest did.
     pub fn absent(&mut self, asked: Instant) {
         if !self.known_since(asked) && self.marker.is_some() {
             self.marker = Some(false);
         }
+    }
+
+    /// Whether the name is known to lead here from later than an answer asked for at `asked`.
+    pub fn named_since(&self, asked: Instant) -> bool {
+        self.committed.is_some_and(|at| asked < at) || self.named.or(self.asked).is_some_and(|at| asked < at)
     }
 
     /// Nobody has this nameless file open any more: the memory of what was written to it is free again, though the guest may
@@ -319,6 +339,7 @@ impl State {
         self.store_mtime_ns = meta.mtime_ns;
         self.committed = Some(Instant::now());
         self.asked = self.committed;
+        self.named = None;
         self.posix.asked = self.committed;
         self.posix.object_is(meta);
         self.exclusive = false;

@@ -32,7 +32,7 @@ impl<S: Store> Core<S> {
         let known = known.filter(|inode| {
             let mut state = inode.state();
             state.looked_up = None;
-            self.knows(&state)
+            self.knows_by_name(&state)
         });
         match known {
             Some(inode) => Ok(inode),
@@ -47,7 +47,7 @@ impl<S: Store> Core<S> {
                     let tree = self.tree();
                     if let Some(inode) = tree.child(parent, name) {
                         let state = inode.state();
-                        if self.knows(&state) {
+                        if self.knows_by_name(&state) {
                             drop(state);
                             return Ok(inode);
                         }
@@ -154,7 +154,11 @@ impl<S: Store> Core<S> {
             match answer {
                 Ok(meta) if inode.is(&meta) => {
                     let fresh = tree.content_id();
-                    inode.state().observe(inode.kind, &meta, asked, || fresh);
+                    let mut state = inode.state();
+                    if inode.kind == Kind::File && !state.known_since(asked) {
+                        state.asked_for_object(asked);
+                    }
+                    state.observe(inode.kind, &meta, asked, || fresh);
                     Ok(())
                 }
                 Ok(_) if tree.is_local(inode) => Ok(()),

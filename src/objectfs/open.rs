@@ -78,7 +78,7 @@ impl<S: Store> Core<S> {
             if self.block(inode, &base, 0, 0..base.version.size).await.is_ok() {
                 let mut state = inode.state();
                 if state.content.base() == Some(&base) && state.asked.is_none_or(|at| at < asked) {
-                    state.asked = Some(asked);
+                    state.asked_for_object(asked);
                 }
                 return Ok(());
             }

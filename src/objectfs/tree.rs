@@ -256,10 +256,13 @@ impl Tree {
         if let Some(inode) = self.child(parent, name) {
             if inode.is(meta) {
                 let fresh = self.content_id();
-                inode.state().observe(inode.kind, meta, asked, || fresh);
+                let mut state = inode.state();
+                state.observe(inode.kind, meta, asked, || fresh);
+                state.stands(asked);
+                drop(state);
                 return Ok(inode);
             }
-            let later = inode.state().known_since(asked) || self.made_since(&inode, asked);
+            let later = inode.state().named_since(asked) || self.made_since(&inode, asked);
             if later || self.is_local(&inode) {
                 return Ok(inode);
             }

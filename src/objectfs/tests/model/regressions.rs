@@ -466,3 +466,16 @@ fn a_file_that_a_directory_hides_loses_its_name_when_that_is_seen() {
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn asking_for_an_open_file_does_not_prolong_the_trust_in_its_name() {
+    let steps = [
+        put("e", 0),
+        Step::Open { path: p("e"), access: Access::ReadOnly, truncate: false, append: false },
+        put("e/a", 0),
+        Step::Expire,
+        Step::StatOpen { file: 0 },
+        Step::Unlink { path: p("e/a") },
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
