@@ -339,10 +339,6 @@ impl Contract {
     /// The time for which names are trusted has passed.
     pub fn expire(&mut self) {
         self.changed.clear();
-        // Opened by a name that was trusted while a directory hid it already: whoever asks for the name takes it away.
-        let hidden = |file: &File| file.place.as_deref().is_some_and(|place| self.stored_kind(place) == Kind::Dir);
-        let hidden: Vec<usize> = self.files.iter().filter(|(_, file)| hidden(file)).map(|(id, _)| *id).collect();
-        self.files.iter_mut().filter(|(id, _)| hidden.contains(id)).for_each(|(_, file)| file.foreign = true);
     }
 
     /// Takes what the store holds after an operation that succeeded, or that failed without a reason to change anything:
@@ -566,7 +562,10 @@ impl Contract {
         id
     }
 
-    fn add(&mut self, file: File) -> usize {
+    fn add(&mut self, mut file: File) -> usize {
+        // Opened by a name that was trusted while a directory hid it already: whoever asks for the name takes it away.
+        let hidden = file.place.as_deref().is_some_and(|place| self.stored_kind(place) == Kind::Dir);
+        file.foreign |= hidden && file.stored;
         self.next += 1;
         self.files.insert(self.next, file);
         self.next

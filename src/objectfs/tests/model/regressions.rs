@@ -479,3 +479,22 @@ fn asking_for_an_open_file_does_not_prolong_the_trust_in_its_name() {
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn a_file_that_a_directory_hides_loses_its_name_when_the_directory_is_listed() {
+    let steps = [
+        create("e/s"),
+        put("e/a", 0),
+        create("e/s"),
+        write(0, 359, 282),
+        Step::Remount,
+        Step::OpenDir { path: p("e") },
+        Step::Stat { path: p("e/s") },
+        create("a"),
+        put("e/s/a", 0),
+        Step::Open { path: p("e/s"), access: Access::ReadWrite, truncate: false, append: false },
+        Step::ReadDir { dir: 0, count: 4, back: 0, plus: true },
+        Step::Copy { from: 1, from_offset: 0, to: 0, to_offset: 0, len: 1 },
+    ];
+    run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
+}
