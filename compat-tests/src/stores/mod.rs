@@ -111,9 +111,9 @@ impl Kind {
         self != Kind::Memory
     }
 
-    /// Whether whoever reads what a copy replaces gets one version or the other, as from S3. s3s-fs empties the object
-    /// and writes it piece by piece.
-    pub fn copies_at_once(self) -> bool {
+    /// Whether whoever reads what is being replaced gets one version, with its own ETag, as from S3. s3s-fs puts an object
+    /// in place before its ETag, goes by no If-Match in reads, and copies into the object that is read.
+    pub fn replaces_at_once(self) -> bool {
         self != Kind::S3sFs
     }
 

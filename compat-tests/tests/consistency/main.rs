@@ -6,8 +6,8 @@
 mod history;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use history::{Event, Op, Value, is_possible, told};
@@ -62,10 +62,24 @@ impl Contents {
 /// What everybody did, by name.
 struct Record {
     began: Instant,
+    /// Taken by whoever uses a name, where the store itself would mix what is done at the same time.
+    turns: Option<[Mutex<()>; NAMES.len()]>,
     events: Mutex<HashMap<&'static str, Vec<Event>>>,
 }
 
 impl Record {
+    fn new(kind: Kind) -> Record {
+        let turns = (!kind.replaces_at_once()).then(Default::default);
+        Record { began: Instant::now(), turns, events: Mutex::default() }
+    }
+
+    /// Held for an operation on `name`.
+    fn turn(&self, name: &str) -> Option<MutexGuard<'_, ()>> {
+        let at = NAMES.iter().position(|known| *known == name)?;
+        // Who panicked has failed the test already.
+        self.turns.as_ref().map(|turns| turns[at].lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn now(&self) -> Duration {
         self.began.elapsed()
     }
@@ -149,21 +163,10 @@ fn write(guest: &mut Guest, record: &Record, name: &str, data: &[u8]) -> Option<
     }
 }
 
-fn guest_operation(
-    guest: &mut Guest,
-    actor: &'static str,
-    rng: &mut Rng,
-    record: &Record,
-    contents: &Contents,
-    kind: Kind,
-) {
+fn guest_operation(guest: &mut Guest, actor: &'static str, rng: &mut Rng, record: &Record, contents: &Contents) {
     let name = *rng.pick(&NAMES);
-    let choice = match rng.below(10) {
-        // A rename is a copy: what others read meanwhile is the store's own mix.
-        7..9 if !kind.copies_at_once() => 5,
-        choice => choice,
-    };
-    match choice {
+    let _turn = record.turn(name);
+    match rng.below(10) {
         0..5 => {
             if let Some((value, start, end)) = read(guest, record, name) {
                 record.add(name, actor, Op::Read(value), start, end);
@@ -210,6 +213,7 @@ fn guest_operation(
 
 fn outside_operation(store: &TestStore, rng: &mut Rng, record: &Record, contents: &Contents) {
     let name = *rng.pick(&NAMES);
+    let _turn = record.turn(name);
     let start = record.now();
     if rng.below(2) == 0 {
         let (number, data) = contents.fresh(rng);
@@ -231,7 +235,7 @@ fn round(store: &TestStore, a: &mut Guest, b: &mut Guest, seed: u64) {
     }
     // What names were trusted before is out of date by then.
     std::thread::sleep(Duration::from_millis(1_200));
-    let record = Record { began: Instant::now(), events: Mutex::default() };
+    let record = Record::new(store.kind());
     let contents = Contents { next: AtomicU64::new(seed * 100_000) };
     std::thread::scope(|scope| {
         for (actor, guest, seed) in [("A", a, seed * 3), ("B", b, seed * 3 + 1)] {
@@ -239,7 +243,7 @@ fn round(store: &TestStore, a: &mut Guest, b: &mut Guest, seed: u64) {
             scope.spawn(move || {
                 let mut rng = Rng::new(seed);
                 for _ in 0..OPERATIONS {
-                    guest_operation(guest, actor, &mut rng, record, contents, store.kind());
+                    guest_operation(guest, actor, &mut rng, record, contents);
                 }
             });
         }
