@@ -121,9 +121,7 @@ impl Follower {
         })?;
         Ok(Follower(Arc::clone(list)))
     }
-}
 
-impl Follower {
     /// Lets the thread end.
     pub fn stop(&self) {
         self.0.stop();

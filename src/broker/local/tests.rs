@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::broker::tests::Bed;
 use crate::store::{Base, Segment};
 
 /// Nobody's number, on most machines.
@@ -14,14 +15,7 @@ const NOBODY: u32 = 65_534;
 fn local(path: &Path) -> (Local, Arc<Pool>) {
     let backend = Backend::parse(&format!("fs://{}", path.display())).unwrap();
     let pool = Arc::new(Pool::new(1 << 20).unwrap());
-    let options = BrokerOptions {
-        request_timeout: Duration::from_secs(10),
-        posix_metadata: true,
-        readonly: false,
-        disk: None,
-        meter: Arc::default(),
-        spool: None,
-    };
+    let options = BrokerOptions { posix_metadata: true, ..Bed::options(Duration::from_secs(10)) };
     (Local::new(&backend, &pool, &options).unwrap(), pool)
 }
 

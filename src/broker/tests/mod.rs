@@ -28,7 +28,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 const POOL: usize = 192 << 20;
 
 /// A broker on a thread, and the client that talks to it.
-struct Bed {
+pub(super) struct Bed {
     client: Arc<StoreClient>,
     remote: Remote<Arc<StoreClient>>,
     pool: Arc<Pool>,
@@ -59,7 +59,7 @@ impl Bed {
         Bed::with_options(url, Bed::options(request_timeout), on_flush)
     }
 
-    fn options(request_timeout: Duration) -> BrokerOptions {
+    pub(super) fn options(request_timeout: Duration) -> BrokerOptions {
         BrokerOptions {
             request_timeout,
             posix_metadata: false,

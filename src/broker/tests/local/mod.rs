@@ -17,14 +17,7 @@ fn url(dir: &Path) -> String {
 
 /// A broker that keeps POSIX attributes.
 fn posix(dir: &Path) -> Bed {
-    let options = BrokerOptions {
-        request_timeout: Duration::from_secs(10),
-        posix_metadata: true,
-        readonly: false,
-        disk: None,
-        meter: Arc::default(),
-        spool: None,
-    };
+    let options = BrokerOptions { posix_metadata: true, ..Bed::options(Duration::from_secs(10)) };
     Bed::with_options(&url(dir), options, |_| 0)
 }
 
@@ -239,14 +232,7 @@ fn a_missing_root_is_refused() {
     fs::remove_dir(&gone).unwrap();
     let (_ours, theirs) = UnixStream::pair().unwrap();
     let pool = Arc::new(Pool::new(4096).unwrap());
-    let options = BrokerOptions {
-        request_timeout: Duration::from_secs(1),
-        posix_metadata: false,
-        readonly: false,
-        disk: None,
-        meter: Arc::default(),
-        spool: None,
-    };
+    let options = Bed::options(Duration::from_secs(1));
     let stores = vec![Mounted { id: 0, path: "/".into(), backend, options }];
     let eyes = Eyes { board: Arc::new(Board::new(1).unwrap()), device_pid: 0, metrics: None };
     assert_eq!(run(stores, pool, theirs.into(), Duration::from_secs(1), None, eyes, || (), || 0), 1);
