@@ -108,14 +108,16 @@ def report_suites(report, case, options, settings):
         numbers = Counter(found.values())
         print(f"    {case.name}::{suite}: {len(found)} run, {numbers['ok']} passed, {numbers['FAILED']} failed, "
               f"{numbers['skipped']} skipped")
+        said = details.get(suite, {})
         write_log(os.path.join(options.logs, f"{suite}-{case.share.name}-{os.path.basename(case.program)}.log"),
-                  found, details.get(suite, {}))
+                  found, said)
         if options.accept and os.path.basename(case.program) != os.path.basename(options.reference):
-            unexplained = expected.write(suite, case.share.name, found, details.get(suite, {}))
+            unexplained = expected.write(suite, case.share.name, found, said)
             if unexplained:
                 print(indent("without a reason in reasons.toml:\n" + "\n".join(unexplained)))
         complete = is_complete(suite, options, settings)
-        report.add(f"{case.name}::{suite}::expected", expected.compare(suite, case.share.name, found, complete))
+        problems = expected.compare(suite, case.share.name, found, said, complete)
+        report.add(f"{case.name}::{suite}::expected", problems)
 
 
 def write_log(path, verdicts, details):

@@ -18,9 +18,20 @@ impl<S: Store> Core<S> {
     /// FUSE_LOOKUP.
     pub(super) async fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
         self.inode(parent)?.dir()?;
-        let inode = self.resolve(parent, Self::old_name(parent, name)?).await?;
-        self.tree().remember(inode.id);
+        let inode = self.learn(parent, Self::old_name(parent, name)?).await?;
         Ok(self.entry(&inode))
+    }
+
+    /// As [`Core::resolve`], for a guest that will be told the number: it counts one lookup more. FUSE_FORGET comes on a queue of
+    /// its own, so that the node may go between the two: then the name is looked up again.
+    pub(super) async fn learn(&self, parent: NodeId, name: &str) -> Result<Arc<Inode>> {
+        for _ in 0..RACES_MAX {
+            let inode = self.resolve(parent, name).await?;
+            if self.tree().remember(inode.id) {
+                return Ok(inode);
+            }
+        }
+        Err(Errno::EAGAIN)
     }
 
     /// The inode called `name` below `parent`, from what is known if that is fresh enough, else from the store.

@@ -121,27 +121,34 @@ impl<S: Store> Core<S> {
     ) -> Result<(Entry, Opened)> {
         let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
-        let inode = match self.resolve(parent, name).await {
-            Ok(_) if exclusive => return Err(Errno::EEXIST),
+        match self.learn(parent, name).await {
             Ok(inode) => {
-                inode.regular()?;
-                let opened = self.open(inode.id, flags).await?;
-                self.tree().remember(inode.id);
-                return Ok((self.entry(&inode), opened));
+                let opened = if exclusive { Err(Errno::EEXIST) } else { self.open_learnt(&inode, flags).await };
+                if opened.is_err() {
+                    self.tree().forget(inode.id, 1);
+                }
+                return Ok((self.entry(&inode), opened?));
             }
-            Err(Errno::ENOENT) => {
-                let birth = self.birth(ctx, parent, libc::S_IFREG, mode, umask)?;
-                self.new_file(parent, name, exclusive, birth)?
-            }
+            Err(Errno::ENOENT) => {}
             Err(other) => return Err(other),
-        };
-        let opened = self.open_inode(&inode, flags);
-        if opened.is_err() {
-            self.tree().detach(inode.id);
         }
-        let opened = opened?;
-        self.tree().remember(inode.id);
-        Ok((self.entry(&inode), opened))
+        let birth = self.birth(ctx, parent, libc::S_IFREG, mode, umask)?;
+        let inode = self.new_file(parent, name, exclusive, birth)?;
+        let opened = self.open_inode(&inode, flags);
+        let mut tree = self.tree();
+        if opened.is_err() {
+            tree.detach(inode.id);
+        } else {
+            // It is open, so it is there.
+            tree.remember(inode.id);
+        }
+        drop(tree);
+        Ok((self.entry(&inode), opened?))
+    }
+
+    async fn open_learnt(&self, inode: &Inode, flags: u32) -> Result<Opened> {
+        inode.regular()?;
+        self.open(inode.id, flags).await
     }
 
     pub(super) fn new_file(&self, parent: NodeId, name: &str, exclusive: bool, birth: Birth) -> Result<Arc<Inode>> {

@@ -389,11 +389,10 @@ impl Tree {
         found
     }
 
-    /// The guest learnt of `id` once more.
-    pub fn remember(&mut self, id: NodeId) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.nlookup = node.nlookup.saturating_add(1);
-        }
+    /// The guest learnt of `id` once more. False: it has just forgotten it for good, so it must not be told that number again.
+    pub fn remember(&mut self, id: NodeId) -> bool {
+        let node = self.nodes.get_mut(&id);
+        node.map(|node| node.nlookup = node.nlookup.saturating_add(1)).is_some()
     }
 
     /// The guest forgets `id` so many times; more than it ever learnt is as much as that.
@@ -496,6 +495,7 @@ mod tests {
         tree.forget(NodeId::ROOT, u64::MAX);
         assert!(tree.inode(NodeId::ROOT).is_ok());
         assert_eq!(tree.inode(f.id).err(), Some(Errno::EBADF));
+        assert!(!tree.remember(f.id));
     }
 
     #[test]

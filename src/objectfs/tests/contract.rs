@@ -191,3 +191,21 @@ fn hard_links_and_devices_are_refused() {
     }
     assert_eq!(fs.list("", true, 100), ["f"]);
 }
+
+#[test]
+fn a_number_that_was_told_is_known_though_others_forget_it_at_that_moment() {
+    let fs = Fs::with(32 << 20, CachePolicy::Always);
+    fs.bucket().put("f", b"x");
+    let learn_and_forget = || {
+        for _ in 0..20_000 {
+            let nodeid = block_on(fs.fs.lookup(CTX, NodeId::ROOT, b"f")).expect("lookup").nodeid;
+            block_on(fs.fs.getattr(CTX, nodeid, None)).expect("known");
+            fs.fs.forget(nodeid, 1);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(learn_and_forget);
+        }
+    });
+}
