@@ -149,6 +149,11 @@ impl Mounts {
         self.all.values().map(|slot| slot.request_timeout()).max().unwrap_or_default()
     }
 
+    /// The device is gone: nothing of what it sent in part is to stay.
+    pub async fn abort_flows(&self) {
+        join_all(self.all.values().map(|slot| async { slot.mount().abort_flows().await })).await;
+    }
+
     /// Waits until nothing is being written any more, to any store.
     pub async fn settle(&self) {
         join_all(self.all.values().map(|slot| slot.settle())).await;

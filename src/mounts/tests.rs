@@ -157,6 +157,7 @@ fn config() -> Config {
         capacity: 1 << 30,
         writeback_delay: Duration::ZERO,
         dirty_ratio: 50,
+        piece: 64 << 10,
         inodes_max: 1000,
         handles_max: 100,
     }

@@ -19,6 +19,7 @@ mod core;
 mod deletions;
 mod due;
 mod errno;
+mod flow;
 mod handles;
 mod ids;
 mod inode;

@@ -35,12 +35,16 @@ impl<S: Store> Core<S> {
     /// What the store says; ESTALE when somebody else changed the object since (nothing of theirs is overwritten).
     pub(super) async fn upload(&self, inode: &Arc<Inode>) -> Result<()> {
         {
-            let state = inode.state();
+            let mut state = inode.state();
+            if let Some(errno) = state.lost.take() {
+                return Err(errno);
+            }
             if state.unlinked || !(state.content.is_dirty() || state.attributes_dirty()) {
                 return Ok(());
             }
         }
-        self.upload_even_unlinked(inode).await
+        self.upload_even_unlinked(inode).await?;
+        inode.state().lost.take().map_or(Ok(()), Err)
     }
 
     /// As [`Core::upload`], with a hidden object for an unlinked file: memory is needed.

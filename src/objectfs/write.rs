@@ -68,6 +68,7 @@ impl<S: Store> Core<S> {
                     let mut state = file.inode.state();
                     done += state.content.add(at, len, block, data)?;
                     state.touch();
+                    self.go_on_sending(&file.inode, &mut state);
                 }
             }
         }
@@ -89,7 +90,9 @@ impl<S: Store> Core<S> {
             {
                 return Ok(block);
             }
-            if inode.upload.try_lock().is_none() {
+            if self.is_being_sent(inode) {
+                freed.await;
+            } else if inode.upload.try_lock().is_none() {
                 // The upload that is under way gives memory back; another after it would only have little to do.
                 drop(inode.upload.lock().await);
             } else if inode.state().content.is_dirty() {

@@ -104,11 +104,17 @@ impl Expects {
         match op {
             Op::Probe => Expects::Capabilities,
             Op::List { .. } => Expects::Entries,
-            Op::Stat { .. } | Op::Tell { .. } | Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } => {
-                Expects::Meta
-            }
+            Op::Stat { .. }
+            | Op::Tell { .. }
+            | Op::Compose { .. }
+            | Op::FlowEnd { .. }
+            | Op::Copy { .. }
+            | Op::RenameFile { .. } => Expects::Meta,
             Op::ListEnd { .. }
             | Op::Read { .. }
+            | Op::FlowBegin { .. }
+            | Op::FlowSend { .. }
+            | Op::FlowAbort { .. }
             | Op::Delete { .. }
             | Op::DeleteMany { .. }
             | Op::CreateDir { .. }

@@ -32,6 +32,7 @@ fn config() -> Config {
         capacity: 1 << 50,
         writeback_delay: Duration::ZERO,
         dirty_ratio: 50,
+        piece: 64 << 10,
         inodes_max: 10_000,
         handles_max: 1_000,
     }

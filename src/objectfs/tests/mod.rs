@@ -5,6 +5,7 @@ mod conflicts;
 mod contract;
 mod copies;
 mod deletions;
+mod flow;
 mod model;
 mod requests;
 mod writeback;
@@ -61,6 +62,7 @@ impl Fs {
             capacity: 1 << 50,
             writeback_delay: Duration::ZERO,
             dirty_ratio: 50,
+            piece: 64 << 10,
             inodes_max: 10_000,
             handles_max: 1_000,
         };
