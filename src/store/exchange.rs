@@ -324,7 +324,14 @@ impl Shared {
 
     fn deadline(&self, op: &Op) -> Option<Instant> {
         match op {
-            Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } => None,
+            Op::Compose { .. }
+            | Op::FlowBegin { .. }
+            | Op::FlowSend { .. }
+            | Op::FlowEnd { .. }
+            | Op::FlowAbort { .. }
+            | Op::Copy { .. }
+            | Op::RenameFile { .. }
+            | Op::RenameDir { .. } => None,
             _ => Some(Instant::now() + self.request_timeout() * 2 + GRACE),
         }
     }
