@@ -64,7 +64,7 @@ pub struct Content {
     kept: Option<Extents>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Uploading {
     extents: Extents,
     /// How much of the object being uploaded is still visible: truncation lowers it.
@@ -73,6 +73,12 @@ struct Uploading {
     /// It goes on while the guest writes: what lies before is sent or being sent, beginning at the base's end. What is neither
     /// in the base nor in memory was sent.
     frontier: Option<u64>,
+    /// Of that what the store has and memory, too.
+    sent: Vec<(u64, u64)>,
+    /// Some of it is no longer in memory.
+    released: bool,
+    /// What was sent is not what the file is made of any more: it is given up.
+    stale: bool,
 }
 
 /// A piece of an upload that goes on while the guest writes.
@@ -348,7 +354,7 @@ impl Content {
         let base = self.base.as_ref().filter(|_| uses_base).map(|b| b.version.clone());
         let extents = std::mem::take(&mut self.dirty);
         let keep = extents.clone();
-        self.uploading = Some(Uploading { extents, visible: size, base_len: self.base_len, frontier: None });
+        self.uploading = Some(Uploading { extents, visible: size, base_len: self.base_len, ..Uploading::default() });
         self.changed = false;
         Upload { segments, size, base, keep }
     }
@@ -380,7 +386,8 @@ impl Content {
         }
         let base_len = self.base_len;
         let extents = Extents::new();
-        self.uploading = Some(Uploading { extents, visible: base_len, base_len, frontier: Some(base_len) });
+        self.uploading =
+            Some(Uploading { extents, visible: base_len, base_len, frontier: Some(base_len), ..Uploading::default() });
         true
     }
 
@@ -410,11 +417,40 @@ impl Content {
         Some(FlowPiece { offset, len: there, data, keep })
     }
 
-    /// The store has a piece: its memory is free.
+    /// The store has a piece: its memory can be had by [`Content::release_sent`].
     pub fn piece_sent(&mut self, offset: u64, len: u64) {
         if let Some(up) = self.uploading.as_mut().filter(|up| up.frontier.is_some()) {
-            up.extents.cut(offset, offset + len);
+            up.sent.push((offset, offset + len));
         }
+    }
+
+    /// Gives up the memory of what the store has of an upload that goes on. False: there is none, or it is not to be put together.
+    pub fn release_sent(&mut self) -> bool {
+        let Some(up) = self.uploading.as_mut().filter(|up| !up.stale && !up.sent.is_empty()) else { return false };
+        up.sent.drain(..).for_each(|(from, to)| up.extents.cut(from, to));
+        up.released = true;
+        true
+    }
+
+    /// Before `from..to` is changed, whether an upload that goes on must first come to its end, because what it has sent of that
+    /// is not in memory any more: in the store a file is only ever seen as it was at some moment. If all is in memory, the
+    /// upload is given up.
+    pub fn must_end_first(&mut self, from: u64, to: u64) -> bool {
+        let Some(up) = self.uploading.as_mut() else { return false };
+        let Some(frontier) = up.frontier.filter(|&frontier| from < frontier && to > from) else { return false };
+        if up.released || frontier == up.base_len {
+            return up.released;
+        }
+        up.stale = true;
+        false
+    }
+
+    /// Whether an upload that goes on is to be given up: it was overtaken, or leaves out some of what lies before `until`, and
+    /// nothing of it is needed.
+    pub fn flow_is_stale(&self, until: u64) -> bool {
+        self.uploading.as_ref().is_some_and(|up| {
+            up.stale || (!up.released && up.frontier.is_some_and(|frontier| frontier < until.min(self.size)))
+        })
     }
 
     /// No more pieces will be sent: how long the object is that they and the base make.

@@ -1,11 +1,11 @@
 //! Long files go to the store while the guest still writes them: in pieces, each sent once it is whole and the writer has
-//! gone on. What the store has taken of them is memory again at once, so a file of any length passes through a bounded
+//! gone on. What the store has taken of them is memory again when it is wanted, so a file of any length passes through a bounded
 //! pool at the store's speed.
 //!
 //! It is an upload like any other: it holds the inode's upload lock, its object appears at its end and on the same
 //! conditions, and whoever wants the lock or a directory's new name ends it first: fsync(2), close(2), rename(2), unlink(2),
-//! reading back what is no longer in memory. What was written over pieces that were sent before stays dirty and
-//! is composed afterwards.
+//! reading back or changing what is no longer in memory. If what was sent is changed and still in memory, it is given up and
+//! begun anew, so that the store never shows a file as it never was.
 //!
 //! Until its end the store keeps pieces that nobody can read. Should it refuse the end for good, they are lost: the log
 //! says so, and whoever syncs or closes the file is told EIO.
@@ -71,6 +71,20 @@ impl<S: Store> Core<S> {
         inode.state().flowing && inode.pieces.load(Ordering::SeqCst) > 1
     }
 
+    /// Gives up the memory of what the store has of files that are being sent. False: there is none.
+    pub(super) fn release_sent(&self) -> bool {
+        let inodes: Vec<Arc<Inode>> = self.tree().inodes().cloned().collect();
+        inodes.into_iter().fold(false, |any, inode| inode.state().content.release_sent() || any)
+    }
+
+    /// Before `from..to` of a file is changed: ends its sending if it must be.
+    pub(super) async fn end_sending(&self, inode: &Arc<Inode>, from: u64, to: u64) {
+        while inode.state().content.must_end_first(from, to) {
+            drop(inode.upload.lock().await);
+        }
+        inode.written.notify(usize::MAX);
+    }
+
     fn piece_max(&self) -> u64 {
         self.dirty_max() as u64 / SHARE
     }
@@ -132,7 +146,12 @@ impl<S: Store> Core<S> {
                 Ok(())
             }
             Ok(None) => {
-                inode.state().content.fail_flow();
+                {
+                    let mut state = inode.state();
+                    state.content.fail_flow();
+                    // Who writes like that gains nothing by it.
+                    state.no_flow = true;
+                }
                 let _ = self.remote.flow_abort(flow).await;
                 Ok(())
             }
@@ -178,7 +197,7 @@ impl<S: Store> Core<S> {
                 }
                 continue;
             }
-            if until.is_some() {
+            if until.is_some() || inode.state().content.flow_is_stale(0) {
                 break;
             }
             if sending.len() <= 1 {
@@ -198,10 +217,13 @@ impl<S: Store> Core<S> {
                 }
             }
         }
-        if number == 0 {
-            return Ok(None);
-        }
-        let total = inode.state().content.end_flow();
+        let total = {
+            let mut state = inode.state();
+            if number == 0 || state.content.flow_is_stale(until.unwrap_or(0)) {
+                return Ok(None);
+            }
+            state.content.end_flow()
+        };
         let rest = async {
             let mut failed = None;
             while let Some(answer) = sending.next().await {

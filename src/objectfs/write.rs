@@ -47,6 +47,9 @@ impl<S: Store> Core<S> {
         if file.inode.state().content.extents() >= EXTENTS_MAX {
             self.upload(&file.inode).await?;
         }
+        if offset < file.inode.state().content.size() {
+            self.end_sending(&file.inode, offset, end).await;
+        }
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
@@ -89,6 +92,9 @@ impl<S: Store> Core<S> {
                 && let Some(block) = self.clean.try_take(&self.blocks, len)
             {
                 return Ok(block);
+            }
+            if self.release_sent() {
+                continue;
             }
             if self.is_being_sent(inode) {
                 freed.await;
@@ -143,6 +149,7 @@ impl<S: Store> Core<S> {
             return Err(Errno::EOPNOTSUPP);
         }
         if mode & (PUNCH_HOLE | ZERO_RANGE) != 0 {
+            self.end_sending(&file.inode, at.offset, end).await;
             let visible = end.min(file.inode.state().content.size());
             let mut from = at.offset;
             while from < visible {
