@@ -321,7 +321,10 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
         }
         Op::FlowSend { flow, number, data } => unit(store.flow_send(flow, number, &data).await?),
         Op::FlowEnd { flow, pieces } => Reply::Meta(store.flow_end(flow, pieces).await?),
-        Op::FlowAbort { flow } => unit(store.flow_abort(flow).await),
+        Op::FlowAbort { flow } => {
+            store.flow_abort(flow).await;
+            Reply::Unit
+        }
         Op::Delete { path } => unit(store.delete(&path).await?),
         Op::DeleteMany { paths } => unit(store.delete_many(&paths).await?),
         Op::CreateDir { path, attributes } => unit(store.create_dir(&path, attributes.as_deref()).await?),

@@ -74,7 +74,7 @@ impl<S: Store> Core<S> {
     /// Gives up the memory of what the store has of files that are being sent. False: there is none.
     pub(super) fn release_sent(&self) -> bool {
         let inodes: Vec<Arc<Inode>> = self.tree().inodes().cloned().collect();
-        inodes.into_iter().fold(false, |any, inode| inode.state().content.release_sent() || any)
+        inodes.into_iter().filter(|inode| inode.state().content.release_sent()).count() > 0
     }
 
     /// Before `from..to` of a file is changed: ends its sending if it must be.

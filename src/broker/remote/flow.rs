@@ -76,7 +76,7 @@ impl Flow {
     }
 
     fn job<'a>(&'a self, total: u64) -> Job<'a> {
-        let bases = self.base.as_ref().map_or(&[][..], std::slice::from_ref);
+        let bases = self.base.as_slice();
         let attributes = self.attributes.as_ref();
         Job { path: &self.path, bases, when: &self.when, segments: &[], attributes, total, donor: Donor::Target }
     }
