@@ -148,8 +148,9 @@ impl Slot {
 
     /// Does `op` on the store as `mount` reaches it, unless the store is taken for gone.
     pub async fn serve(self: &Arc<Self>, mount: &Mount, op: Op) -> Result<Reply, StoreError> {
-        // Whoever only probes wants to know.
-        if self.breaker.is_open() && !matches!(op, Op::Probe) {
+        // Whoever only probes wants to know; and what is half sent cannot be begun anew, so it has more patience than others.
+        let goes_on = matches!(op, Op::Probe | Op::FlowSend { .. } | Op::FlowEnd { .. } | Op::FlowAbort { .. });
+        if self.breaker.is_open() && !goes_on {
             return Err(error(StoreErrorKind::Silent, "the store is silent, and is asked in the background"));
         }
         // What writes takes as long as it takes, and much may have been answered within it.
@@ -404,6 +405,12 @@ impl Mounts {
     /// How long a request to whichever of them may take.
     pub fn request_timeout(&self) -> Duration {
         self.read(|table| table.all.values().map(|slot| slot.request_timeout()).max().unwrap_or_default())
+    }
+
+    /// The device is gone: nothing of what it sent in part is to stay.
+    pub async fn abort_flows(&self) {
+        let all: Vec<Arc<Slot>> = self.read(|table| table.all.values().map(Arc::clone).collect());
+        join_all(all.iter().map(|slot| async { slot.mount().abort_flows().await })).await;
     }
 
     /// Waits until nothing is being written any more, to any store.

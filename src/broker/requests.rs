@@ -90,8 +90,10 @@ pub(super) fn kind_of_op(op: &Op) -> Option<Kind> {
         Op::Stat { .. } | Op::Tell { .. } => Kind::Head,
         Op::Read { .. } => Kind::Get,
         Op::Compose { .. } | Op::CreateDir { .. } => Kind::Put,
+        Op::FlowBegin { .. } | Op::FlowEnd { .. } => Kind::Multipart,
+        Op::FlowSend { .. } => Kind::Part,
         Op::Copy { .. } => Kind::Copy,
-        Op::Delete { .. } | Op::DeleteMany { .. } | Op::RemoveDir { .. } => Kind::Delete,
+        Op::Delete { .. } | Op::DeleteMany { .. } | Op::RemoveDir { .. } | Op::FlowAbort { .. } => Kind::Delete,
         Op::RenameFile { .. } | Op::RenameDir { .. } => Kind::Other,
     })
 }

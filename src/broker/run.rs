@@ -196,6 +196,8 @@ async fn serve(
             if timeout(flush_timeout, mounts.settle()).await.is_err() {
                 log::error!("the device process is gone, and uploads of its data did not end in time");
             }
+            // A moment, as for temporary files.
+            let _ = timeout(LAST_MOMENT, mounts.abort_flows()).await;
             Ok(code.unwrap_or(1))
         }
         Some(name) = stop.recv() => {

@@ -134,6 +134,10 @@ impl Mount {
                 let _upload = self.meter.upload(path, total);
                 self.run(op, total).await
             }
+            // They wait for each other, so they take no turns; the store has a bound for their number.
+            Op::FlowBegin { .. } | Op::FlowSend { .. } | Op::FlowEnd { .. } | Op::FlowAbort { .. } => {
+                self.run(op, total).await
+            }
             _ if op.writes() => {
                 let _turn = self.turn(&self.writes, self.request_timeout * WRITE_PATIENCE).await?;
                 self.run(op, total).await
@@ -182,6 +186,13 @@ impl Mount {
         });
         let failed = |e| error(StoreErrorKind::Io, format!("the operation failed inside the broker: {e}"));
         kept.await.map_err(failed)?.map(unit)
+    }
+
+    /// The device that sent objects piece by piece is gone: nothing of them is to stay.
+    pub async fn abort_flows(&self) {
+        if let Store::Remote(store) = &self.store {
+            store.abort_flows().await;
+        }
     }
 
     /// Waits until nothing is being written any more.
@@ -250,6 +261,18 @@ impl Mount {
                 }
                 return self.check_segments(bases, segments).map_err(against_the_rules);
             }
+            Op::FlowBegin { path, base, .. } => {
+                self.check_file(path)?;
+                if let Some(base) = base {
+                    self.check_file(&base.path)?;
+                }
+            }
+            Op::FlowSend { data, .. } => {
+                if data.is_empty() || data.iter().any(|slice| slice.len == 0 || !self.pool.contains(*slice)) {
+                    return Err(against_the_rules("a piece of nothing, or outside the pool"));
+                }
+            }
+            Op::FlowEnd { .. } | Op::FlowAbort { .. } => {}
             Op::Delete { path } => self.check_file(path)?,
             Op::DeleteMany { paths } => {
                 if paths.len() > LIST_PAGE_MAX {
@@ -337,6 +360,10 @@ fn changes(op: &Op) -> bool {
     match op {
         Op::Probe | Op::Stat { .. } | Op::Tell { .. } | Op::List { .. } | Op::ListEnd { .. } | Op::Read { .. } => false,
         Op::Compose { .. }
+        | Op::FlowBegin { .. }
+        | Op::FlowSend { .. }
+        | Op::FlowEnd { .. }
+        | Op::FlowAbort { .. }
         | Op::Delete { .. }
         | Op::DeleteMany { .. }
         | Op::CreateDir { .. }
@@ -361,6 +388,15 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
         Op::Read { path, version, offset, dest } => unit(store.read(&path, version.as_ref(), offset, dest).await?),
         Op::Compose { path, bases, when, segments, attributes } => {
             Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref(), total).await?)
+        }
+        Op::FlowBegin { flow, path, base, when, attributes } => {
+            unit(store.flow_begin(flow, &path, base.as_ref(), &when, attributes.as_deref()).await?)
+        }
+        Op::FlowSend { flow, number, data } => unit(store.flow_send(flow, number, &data).await?),
+        Op::FlowEnd { flow, pieces } => Reply::Meta(store.flow_end(flow, pieces).await?),
+        Op::FlowAbort { flow } => {
+            store.flow_abort(flow).await;
+            Reply::Unit
         }
         Op::Delete { path } => unit(store.delete(&path).await?),
         Op::DeleteMany { paths } => unit(store.delete_many(&paths).await?),
@@ -387,6 +423,9 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
         Op::Read { path, version, offset, dest } => unit(store.read(&path, version.as_ref(), offset, dest)?),
         Op::Compose { path, bases, when, segments, attributes } => {
             Reply::Meta(store.compose(&path, &bases, &when, &segments, attributes.as_deref())?)
+        }
+        Op::FlowBegin { .. } | Op::FlowSend { .. } | Op::FlowEnd { .. } | Op::FlowAbort { .. } => {
+            return Err(error(StoreErrorKind::Unsupported, "a directory takes nothing piece by piece"));
         }
         Op::Delete { path } => unit(store.delete(&path)?),
         Op::DeleteMany { paths } => unit(store.delete_many(&paths)?),

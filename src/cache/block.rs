@@ -124,6 +124,11 @@ impl Blocks {
         self.freed.listen()
     }
 
+    /// Wakes those who wait for a block, though none was freed: there may be another way to one.
+    pub fn wake(&self) {
+        self.freed.notify(usize::MAX);
+    }
+
     /// Bytes in free blocks.
     pub fn free_bytes(&self) -> usize {
         self.free().buddy.free_bytes()

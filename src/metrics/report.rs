@@ -147,7 +147,7 @@ pub struct Dirty {
 /// What is being stored.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Uploads {
-    /// Files.
+    /// Files, and pieces of long ones.
     pub in_flight: u64,
     /// Files that wait for their turn.
     pub waiting: u64,

@@ -12,7 +12,7 @@
 use crate::cache::extents::Step;
 use crate::cache::{Block, ContentId, Extent, Extents};
 use crate::fs::Source;
-use crate::store::{Segment, Version};
+use crate::store::{Segment, Slice, Version};
 
 /// Where a byte of the file comes from.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub enum Layer {
     Base(usize),
     /// Zeros: this many.
     Zero(usize),
+    /// Sent to the store in a piece, and to be had from there once its object is put together.
+    Sent,
 }
 
 /// The object in the store that a file lies over.
@@ -73,12 +75,34 @@ pub struct Content {
     kept: Option<Extents>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Uploading {
     extents: Extents,
     /// How much of the object being uploaded is still visible: truncation lowers it.
     visible: u64,
     base_len: u64,
+    /// It goes on while the guest writes: what lies before is sent or being sent, beginning at the base's end. What is neither
+    /// in the base nor in memory was sent.
+    frontier: Option<u64>,
+    /// Of that what the store has and memory, too.
+    sent: Vec<(u64, u64)>,
+    /// Some of it is no longer in memory.
+    released: bool,
+    /// What was sent is not what the file is made of any more: it is given up.
+    stale: bool,
+}
+
+/// A piece of an upload that goes on while the guest writes.
+#[derive(Debug)]
+pub struct FlowPiece {
+    /// Where in the file it lies.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Where its bytes are.
+    pub data: Vec<Slice>,
+    /// Owns that memory.
+    pub keep: Extents,
 }
 
 impl Content {
@@ -184,6 +208,7 @@ impl Content {
                 let gap = gap.min(usize::try_from(up.visible - offset).unwrap_or(usize::MAX));
                 match up.extents.at(offset, gap) {
                     Ok(extent) => return Some(Layer::Memory(extent)),
+                    Err(_) if up.frontier.is_some() && offset >= up.base_len => return Some(Layer::Sent),
                     Err(gap) => (gap, up.base_len.min(up.visible)),
                 }
             }
@@ -288,13 +313,16 @@ impl Content {
         Some(self.freeze(segments, self.size))
     }
 
-    /// What the file is made of as it is now, an upload under way or not, of which nothing is changed by this.
-    pub fn snapshot(&self) -> Snapshot {
+    /// What the file is made of as it is now, an upload under way or not, of which nothing is changed by this. `None`: only the
+    /// store has some of it, in pieces that nobody can read.
+    pub fn snapshot(&self) -> Option<Snapshot> {
         let mut segments = Vec::new();
-        self.pieces(0, self.size, &mut segments);
+        if self.pieces(0, self.size, &mut segments) < self.size {
+            return None;
+        }
         let uploading = self.uploading.as_ref().map(|up| up.extents.clone());
         let keep = [Some(self.dirty.clone()), uploading, self.kept.clone()].into_iter().flatten().collect();
-        Snapshot { segments, base: self.base.as_ref().map(|base| base.version.clone()), keep }
+        Some(Snapshot { segments, base: self.base.as_ref().map(|base| base.version.clone()), keep })
     }
 
     /// As [`Content::begin_upload`], of a file that `len` bytes of another object, from its byte `offset` on, are copied into at
@@ -319,8 +347,8 @@ impl Content {
         Some(upload)
     }
 
-    /// What the file is made of between `from` and `until`.
-    fn pieces(&self, from: u64, until: u64, segments: &mut Vec<Segment>) {
+    /// What the file is made of between `from` and `until`, or the first byte that only the store has, which is returned.
+    fn pieces(&self, from: u64, until: u64, segments: &mut Vec<Segment>) -> u64 {
         let mut offset = from;
         while offset < until {
             let left = usize::try_from(until - offset).unwrap_or(usize::MAX);
@@ -338,8 +366,10 @@ impl Content {
                     segments.push(Segment::Zero { len: len as u64 });
                     len as u64
                 }
+                Layer::Sent => break,
             };
         }
+        offset
     }
 
     fn freeze(&mut self, segments: Vec<Segment>, size: u64) -> Upload {
@@ -347,9 +377,134 @@ impl Content {
         let base = self.base.as_ref().filter(|_| uses_base).map(|b| b.version.clone());
         let extents = std::mem::take(&mut self.dirty);
         let keep = extents.clone();
-        self.uploading = Some(Uploading { extents, visible: size, base_len: self.base_len });
+        self.uploading = Some(Uploading { extents, visible: size, base_len: self.base_len, ..Uploading::default() });
         self.changed = false;
         Upload { segments, size, base, keep }
+    }
+
+    /// How many dirty bytes lie at the end of the base in one run, at most `most`; 0 if those cannot be sent in pieces.
+    pub fn flows(&self, most: u64) -> u64 {
+        let whole = self.base.as_ref().map_or(0, |base| base.version.size) == self.base_len;
+        if !whole || self.uploading.is_some() || self.kept.is_some() {
+            return 0;
+        }
+        self.run(self.base_len, most)
+    }
+
+    /// Length of the run of dirty bytes at `from`, at most `most`.
+    fn run(&self, from: u64, most: u64) -> u64 {
+        let mut len = 0;
+        while len < most
+            && let Ok(extent) = self.dirty.at(from + len, usize::try_from(most - len).unwrap_or(usize::MAX))
+        {
+            len += extent.len as u64;
+        }
+        len
+    }
+
+    /// Begins an upload that goes on while the guest writes, from the end of the base. False: it cannot be.
+    pub fn begin_flow(&mut self) -> bool {
+        if self.flows(1) == 0 {
+            return false;
+        }
+        let base_len = self.base_len;
+        let extents = Extents::new();
+        self.uploading =
+            Some(Uploading { extents, visible: base_len, base_len, frontier: Some(base_len), ..Uploading::default() });
+        true
+    }
+
+    /// The next piece of `len` bytes, if so many are there; with `until`, as many as there are before that byte.
+    pub fn next_piece(&mut self, len: u64, until: Option<u64>) -> Option<FlowPiece> {
+        let up = self.uploading.as_ref()?;
+        let offset = up.frontier.filter(|&frontier| up.visible == frontier)?;
+        let most = until.map_or(len, |until| len.min(until.saturating_sub(offset)));
+        let there = self.run(offset, most);
+        if there == 0 || (there < len && until.is_none()) {
+            return None;
+        }
+        let (mut keep, mut data, end) = (Extents::new(), Vec::new(), offset + there);
+        let mut at = offset;
+        while at < end {
+            let Ok(extent) = self.dirty.at(at, usize::try_from(end - at).unwrap_or(usize::MAX)) else { break };
+            data.push(extent.block.slice(extent.start, extent.len));
+            let start = at;
+            at += extent.len as u64;
+            keep.insert(start, extent);
+        }
+        self.dirty.cut(offset, end);
+        let up = self.uploading.as_mut()?;
+        up.extents.underlay(&keep);
+        up.frontier = Some(end);
+        up.visible = end;
+        Some(FlowPiece { offset, len: there, data, keep })
+    }
+
+    /// The store has a piece: its memory can be had by [`Content::release_sent`].
+    pub fn piece_sent(&mut self, offset: u64, len: u64) {
+        if let Some(up) = self.uploading.as_mut().filter(|up| up.frontier.is_some()) {
+            up.sent.push((offset, offset + len));
+        }
+    }
+
+    /// Gives up the memory of what the store has of an upload that goes on. False: there is none, or it is not to be put together.
+    pub fn release_sent(&mut self) -> bool {
+        let Some(up) = self.uploading.as_mut().filter(|up| !up.stale && !up.sent.is_empty()) else { return false };
+        up.sent.drain(..).for_each(|(from, to)| up.extents.cut(from, to));
+        up.released = true;
+        true
+    }
+
+    /// Before `from..to` is changed, whether an upload that goes on must first come to its end, because what it has sent of that
+    /// is not in memory any more: in the store a file is only ever seen as it was at some moment. If all is in memory, the
+    /// upload is given up.
+    pub fn must_end_first(&mut self, from: u64, to: u64) -> bool {
+        let Some(up) = self.uploading.as_mut() else { return false };
+        let Some(frontier) = up.frontier.filter(|&frontier| from < frontier && to > from) else { return false };
+        if up.released || frontier == up.base_len {
+            return up.released;
+        }
+        up.stale = true;
+        false
+    }
+
+    /// Whether an upload that goes on is to be given up: it was overtaken, or leaves out some of what lies before `until`, and
+    /// nothing of it is needed.
+    pub fn flow_is_stale(&self, until: u64) -> bool {
+        self.uploading.as_ref().is_some_and(|up| {
+            up.stale || (!up.released && up.frontier.is_some_and(|frontier| frontier < until.min(self.size)))
+        })
+    }
+
+    /// No more pieces will be sent: how long the object is that they and the base make.
+    pub fn end_flow(&mut self) -> u64 {
+        let Some((visible, frontier)) = self.uploading.as_ref().and_then(|up| Some((up.visible, up.frontier?))) else {
+            return 0;
+        };
+        self.changed = !self.dirty.is_empty() || visible != frontier || self.size != frontier;
+        frontier
+    }
+
+    /// The pieces are no object after all. Returns how many bytes the file has lost by that; if none, it is as if none had
+    /// been sent.
+    pub fn fail_flow(&mut self) -> u64 {
+        let mut lost = 0;
+        if let Some(up) = self.uploading.as_ref().filter(|up| up.frontier.is_some()) {
+            let mut at = up.base_len;
+            while at < up.visible {
+                match up.extents.at(at, usize::try_from(up.visible - at).unwrap_or(usize::MAX)) {
+                    Ok(extent) => at += extent.len as u64,
+                    Err(gap) => {
+                        at += gap as u64;
+                        lost += gap as u64;
+                    }
+                }
+            }
+        }
+        if lost == 0 {
+            self.roll_back();
+        }
+        lost
     }
 
     /// The upload is in the store as `version`. Returns the run that holds the whole object, if one does: it may go
@@ -403,6 +558,7 @@ mod tests {
                     Layer::Memory(e) => out.extend_from_slice(e.block.bytes(e.start, e.len)),
                     Layer::Base(len) => out.extend_from_slice(&self.object[out.len()..out.len() + len]),
                     Layer::Zero(len) => out.resize(out.len() + len, 0),
+                    Layer::Sent => unreachable!("nothing is sent in pieces here"),
                 }
             }
             out

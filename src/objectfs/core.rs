@@ -14,7 +14,7 @@ use super::deletions::Deletions;
 use super::due::DueList;
 use super::handles::Handles;
 use super::ids::Ids;
-use super::inode::{Inode, State, now_ns};
+use super::inode::{Inode, State, Wanted, now_ns};
 use super::listings::Listings;
 use super::tree::{Tree, is_reserved};
 use crate::cache::{Blocks, CleanCache, Part};
@@ -84,6 +84,8 @@ pub struct Config {
     pub writeback_delay: Duration,
     /// How much of the memory may hold what the store does not have yet, in percent.
     pub dirty_ratio: u32,
+    /// Length of the first pieces in which a long file is sent to the store while it is written, in bytes.
+    pub piece: u64,
     /// Most inodes the guest may know at once.
     pub inodes_max: usize,
     /// Most open files, and most open directories.
@@ -139,6 +141,10 @@ pub struct Core<S> {
     pub(super) clean: CleanCache,
     /// Held for reading by what depends on the path of a file staying as it is, for writing by renames.
     pub(super) renaming: async_lock::RwLock<()>,
+    /// Who wants `renaming` for writing.
+    pub(super) rename_wanted: Wanted,
+    /// Numbers of what is sent in pieces.
+    pub(super) flows: AtomicU64,
     /// Handles that are read from front to back.
     pub(super) reading_ahead: Arc<AtomicUsize>,
     pub(super) handles: Handles,
@@ -184,6 +190,8 @@ impl<S: Store> Core<S> {
             blocks: Blocks::new(memory),
             clean: CleanCache::new(),
             renaming: async_lock::RwLock::new(()),
+            rename_wanted: Wanted::default(),
+            flows: AtomicU64::new(0),
             reading_ahead: Arc::default(),
             handles: Handles::new(config.handles_max, meter),
             deletions: Deletions::default(),

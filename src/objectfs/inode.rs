@@ -1,7 +1,10 @@
 //! What stands behind a nodeid: the last word of the store on it, and for files the bytes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use event_listener::{Event, EventListener};
 
 use super::attributes::{Birth, Posix, type_of};
 use super::content::{BaseObject, Content};
@@ -19,8 +22,72 @@ pub struct Inode {
     /// File type (S_IFMT bits), for life as well. Other types than directories are files with a mark, to the store.
     pub file_type: u32,
     /// Uploads of this file, one at a time.
-    pub upload: async_lock::Mutex<()>,
+    pub upload: Turn,
+    /// Told of more bytes to send while they are sent in pieces.
+    pub written: Event,
+    /// Pieces on their way.
+    pub pieces: AtomicUsize,
     state: Mutex<State>,
+}
+
+/// A lock whose holder can know that somebody waits for it.
+#[derive(Debug, Default)]
+pub struct Turn {
+    lock: async_lock::Mutex<()>,
+    /// Those who wait.
+    pub wanted: Wanted,
+}
+
+impl Turn {
+    /// Waits until nobody else holds it.
+    pub async fn lock(&self) -> async_lock::MutexGuard<'_, ()> {
+        if let Some(guard) = self.lock.try_lock() {
+            return guard;
+        }
+        let _waiting = self.wanted.want();
+        self.lock.lock().await
+    }
+
+    /// The lock, if nobody holds it.
+    pub fn try_lock(&self) -> Option<async_lock::MutexGuard<'_, ()>> {
+        self.lock.try_lock()
+    }
+}
+
+/// How many wait for something, and who is told of it.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    count: AtomicUsize,
+    event: Event,
+}
+
+impl Wanted {
+    /// Counts among those who wait, until the result is dropped.
+    pub fn want(&self) -> Wanting<'_> {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.event.notify(usize::MAX);
+        Wanting(self)
+    }
+
+    /// Whether anybody waits. Take [`Wanted::listen`] first.
+    pub fn is_wanted(&self) -> bool {
+        self.count.load(Ordering::SeqCst) > 0
+    }
+
+    /// Resolves when the next one begins to wait.
+    pub fn listen(&self) -> EventListener {
+        self.event.listen()
+    }
+}
+
+/// Somebody waits.
+#[derive(Debug)]
+pub struct Wanting<'a>(&'a Wanted);
+
+impl Drop for Wanting<'_> {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// What changes of an inode. Never locked across an await; taken after the tree's lock, never before it.
@@ -71,6 +138,12 @@ pub struct State {
     pub moved: bool,
     /// The last upload failed for good: the store will not take these bytes at this name.
     pub refused: Option<Errno>,
+    /// What the store had taken in pieces is gone, and nobody was told yet.
+    pub lost: Option<Errno>,
+    /// It is being sent in pieces, or about to.
+    pub flowing: bool,
+    /// The store does not take it in pieces; asked again after the next upload.
+    pub no_flow: bool,
     /// An upload in the background failed, and nobody was told yet.
     pub unreported: Option<Errno>,
 }
@@ -139,10 +212,21 @@ impl Inode {
             exclusive: false,
             moved: false,
             refused: None,
+            lost: None,
+            flowing: false,
+            no_flow: false,
             unreported: None,
         };
         set(&mut state);
-        Inode { id, kind, file_type, upload: async_lock::Mutex::new(()), state: Mutex::new(state) }
+        Inode {
+            id,
+            kind,
+            file_type,
+            upload: Turn::default(),
+            written: Event::new(),
+            pieces: AtomicUsize::new(0),
+            state: Mutex::new(state),
+        }
     }
 
     /// The changing part.
@@ -346,5 +430,6 @@ impl State {
         self.shadows = false;
         self.moved = false;
         self.refused = None;
+        self.no_flow = false;
     }
 }

@@ -272,6 +272,9 @@ impl<S: Store> Core<S> {
             }
             None => self.revalidate(inode).await?,
         }
+        if size < inode.state().content.size() {
+            self.end_sending(inode, size, u64::MAX).await;
+        }
         let mut state = inode.state();
         if state.content.size() != size {
             state.content.truncate(size);

@@ -1,7 +1,7 @@
 //! A store as a file system: nodeids, names, handles, directories, attributes.
 //!
 //! `tree` knows names, `inode` and `content` what stands behind them, `handles` what is open; `lookup`, `open`, `read`, `write`,
-//! `upload`, `remove`, `rename` and `readdir` are the operations. What POSIX keeps of a file beside its bytes is in `attributes`, reached
+//! `upload` (`flow` for long files), `remove`, `rename` and `readdir` are the operations. What POSIX keeps of a file beside its bytes is in `attributes`, reached
 //! by `xattr` and `special` too, and brought to the store by `upload` and `save`. File data lies in the pool (`cache`); the store is reached
 //! through [`Remote`]. Knows neither virtio nor OpenDAL.
 //!
@@ -19,6 +19,7 @@ mod core;
 mod deletions;
 mod due;
 mod errno;
+mod flow;
 mod handles;
 mod ids;
 mod inode;

@@ -43,8 +43,12 @@ impl<S: Store> Core<S> {
                 return Err(Errno::ESTALE);
             }
         }
+        let truncate = truncate && access(flags).1;
+        if truncate {
+            self.end_sending(&inode, 0, u64::MAX).await;
+        }
         let opened = self.open_inode(&inode, flags)?;
-        if truncate && access(flags).1 {
+        if truncate {
             let mut state = inode.state();
             state.content.truncate(0);
             state.touch();

@@ -72,8 +72,14 @@ impl<S: Store> Core<S> {
                         return Ok(Some(Piece::Memory(extent)));
                     }
                     Some(Layer::Zero(len)) => return Ok(Some(Piece::Zero(len))),
-                    Some(Layer::Base(len)) => (state.content.base().cloned(), len),
+                    Some(Layer::Base(len)) => (Some(state.content.base().cloned()), len),
+                    Some(Layer::Sent) => (None, 0),
                 }
+            };
+            let Some(base) = base else {
+                // Nobody can read it there before it is an object.
+                drop(file.inode.upload.lock().await);
+                continue;
             };
             let Some(base) = base else { return Err(Errno::EIO) };
             match self.base_block(file, &base, offset, len).await {

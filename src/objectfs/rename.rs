@@ -235,7 +235,9 @@ impl<S: Store> Core<S> {
         to: Place<'a>,
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
+            let waiting = self.rename_wanted.want();
             let _nothing_else = self.renaming.write().await;
+            drop(waiting);
             let (old, new) = self.paths(source, from, to)?;
             self.settle_all().await?;
             if self.tree().is_below(to.parent, source.id) {

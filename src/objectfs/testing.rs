@@ -32,6 +32,7 @@ pub fn config() -> Config {
         capacity: 1 << 50,
         writeback_delay: Duration::ZERO,
         dirty_ratio: 50,
+        piece: 64 << 10,
         inodes_max: 10_000,
         handles_max: 1_000,
     }
@@ -56,10 +57,21 @@ pub struct Bucket {
     cursors: Vec<String>,
     /// Names of the operations so far.
     pub log: Vec<&'static str>,
+    /// Objects that are sent piece by piece.
+    pub flows: BTreeMap<u64, Flow>,
     /// Bytes read so far.
     pub read: u64,
     /// Bytes sent so far.
     pub sent: u64,
+}
+
+/// An object that is sent piece by piece.
+pub struct Flow {
+    path: String,
+    base: Option<Base>,
+    when: Condition,
+    attributes: Option<Attributes>,
+    pieces: BTreeMap<u32, Vec<u8>>,
 }
 
 impl Bucket {
@@ -240,6 +252,10 @@ impl MemStore {
             Op::ListEnd { .. } => "list_end",
             Op::Read { .. } => "read",
             Op::Compose { .. } => "compose",
+            Op::FlowBegin { .. } => "flow_begin",
+            Op::FlowSend { .. } => "flow_send",
+            Op::FlowEnd { .. } => "flow_end",
+            Op::FlowAbort { .. } => "flow_abort",
             Op::Delete { .. } => "delete",
             Op::DeleteMany { .. } => "delete_many",
             Op::CreateDir { .. } => "create_dir",
@@ -251,6 +267,9 @@ impl MemStore {
         };
         bucket.log.push(name);
         if let Some(at) = bucket.fail.iter().position(|(op, _)| *op == name) {
+            if let Op::FlowEnd { flow, .. } | Op::FlowSend { flow, .. } = op {
+                bucket.flows.remove(flow);
+            }
             return Err(bucket.fail.remove(at).1);
         }
         let answer = self.work(&mut bucket, op);
@@ -258,6 +277,12 @@ impl MemStore {
             Some(at) => Err(bucket.fail_after.remove(at).1),
             None => answer,
         }
+    }
+
+    /// Whether all is there that `op` needs: the pieces of what is to be put together, unless one of them failed.
+    fn is_ready(&self, op: &Op) -> bool {
+        let Op::FlowEnd { flow, pieces } = op else { return true };
+        self.bucket().flows.get(flow).is_none_or(|flow| flow.pieces.len() >= *pieces as usize)
     }
 
     fn work(&self, bucket: &mut Bucket, op: &Op) -> Answer<Reply> {
@@ -277,6 +302,52 @@ impl MemStore {
             }
             Op::Compose { path, bases, when, segments, attributes } => {
                 self.compose(bucket, path, bases, when, segments, attributes.as_deref())
+            }
+            Op::FlowBegin { flow, path, base, when, attributes } => {
+                if let Some(base) = base {
+                    Self::check(bucket, &base.path, &base.version)?;
+                }
+                let (path, base, when) = (path.clone(), base.clone(), when.clone());
+                let attributes = attributes.as_deref().cloned();
+                let pieces = BTreeMap::new();
+                bucket.flows.insert(*flow, Flow { path, base, when, attributes, pieces });
+                Ok(Reply::Unit)
+            }
+            Op::FlowSend { flow, number, data } => {
+                let mut piece = Vec::new();
+                for slice in data {
+                    let start = piece.len();
+                    piece.resize(start + slice.len as usize, 0);
+                    assert!(self.pool.read(slice.offset, &mut piece[start..]), "slice inside the pool");
+                }
+                bucket.sent += piece.len() as u64;
+                let flow = bucket.flows.get_mut(flow).ok_or(StoreErrorKind::Protocol)?;
+                assert!(flow.pieces.insert(*number, piece).is_none(), "a piece twice");
+                Ok(Reply::Unit)
+            }
+            Op::FlowEnd { flow, pieces } => {
+                let flow = bucket.flows.remove(flow).ok_or(StoreErrorKind::Protocol)?;
+                assert!(flow.pieces.keys().copied().eq(0..*pieces), "all pieces, each once");
+                match &flow.when {
+                    Condition::Any => {}
+                    Condition::IfAbsent if bucket.objects.contains_key(&flow.path) => {
+                        return Err(StoreErrorKind::Exists);
+                    }
+                    Condition::IfAbsent => {}
+                    Condition::IfVersion(version) => drop(Self::check(bucket, &flow.path, version)?),
+                }
+                let mut bytes = match &flow.base {
+                    Some(base) => Self::check(bucket, &base.path, &base.version)?.bytes,
+                    None => Vec::new(),
+                };
+                flow.pieces.values().for_each(|piece| bytes.extend_from_slice(piece));
+                let kept = bucket.objects.get(&flow.path).map(|object| object.attributes.clone());
+                bucket.put_with(&flow.path, &bytes, flow.attributes.or(kept).unwrap_or_default());
+                Ok(Reply::Meta(bucket.object_meta(&flow.path).expect("just put")))
+            }
+            Op::FlowAbort { flow } => {
+                bucket.flows.remove(flow);
+                Ok(Reply::Unit)
             }
             Op::Delete { path } => {
                 bucket.objects.remove(path);
@@ -342,7 +413,7 @@ impl Store for MemStore {
         // Every call waits once, as a real store does.
         let mut waited = false;
         std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut waited, true) {
+            if std::mem::replace(&mut waited, true) && self.is_ready(&op) {
                 return std::task::Poll::Ready(());
             }
             cx.waker().wake_by_ref();

@@ -36,12 +36,16 @@ impl<S: Store> Core<S> {
     /// What the store says; ESTALE when somebody else changed the object since (nothing of theirs is overwritten).
     pub(super) async fn upload(&self, inode: &Arc<Inode>) -> Result<()> {
         {
-            let state = inode.state();
+            let mut state = inode.state();
+            if let Some(errno) = state.lost.take() {
+                return Err(errno);
+            }
             if state.unlinked || !(state.content.is_dirty() || state.attributes_dirty()) {
                 return Ok(());
             }
         }
-        self.upload_even_unlinked(inode).await
+        self.upload_even_unlinked(inode).await?;
+        inode.state().lost.take().map_or(Ok(()), Err)
     }
 
     /// As [`Core::upload`], with a hidden object for an unlinked file: memory is needed.
@@ -274,10 +278,14 @@ impl<S: Store> Core<S> {
                 let attributes = state.outgoing(&inode, self.config.posix).attributes;
                 (state.content.snapshot(), state.content.size(), attributes)
             };
-            let Snapshot { segments, base, keep } = snapshot;
-            let kept = self.remote.spool(path.clone(), base, segments, attributes, keep).await;
-            let kept = kept.map_err(|error| error.text);
-            all.push(Unstored { path, size, lost: kept.err() });
+            let lost = match snapshot {
+                Some(Snapshot { segments, base, keep }) => {
+                    let kept = self.remote.spool(path.clone(), base, segments, attributes, keep).await;
+                    kept.err().map(|error| error.text)
+                }
+                None => Some("the store has taken pieces of it, and has not put them together".to_owned()),
+            };
+            all.push(Unstored { path, size, lost });
         }
         all
     }

@@ -48,6 +48,9 @@ impl<S: Store> Core<S> {
         if file.inode.state().content.extents() >= EXTENTS_MAX {
             self.upload(&file.inode).await?;
         }
+        if offset < file.inode.state().content.size() {
+            self.end_sending(&file.inode, offset, end).await;
+        }
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
@@ -69,6 +72,7 @@ impl<S: Store> Core<S> {
                     let mut state = file.inode.state();
                     done += state.content.add(at, len, block, data)?;
                     state.touch();
+                    self.go_on_sending(&file.inode, &mut state);
                 }
             }
         }
@@ -91,11 +95,16 @@ impl<S: Store> Core<S> {
             {
                 return Ok(block);
             }
+            if self.release_sent() {
+                continue;
+            }
             if !waits {
                 waits = true;
                 self.say_full(inode);
             }
-            if inode.upload.try_lock().is_none() {
+            if self.is_being_sent(inode) {
+                freed.await;
+            } else if inode.upload.try_lock().is_none() {
                 // The upload that is under way gives memory back; another after it would only have little to do.
                 drop(inode.upload.lock().await);
             } else if inode.state().content.is_dirty() {
@@ -157,6 +166,7 @@ impl<S: Store> Core<S> {
             return Err(Errno::EOPNOTSUPP);
         }
         if mode & (PUNCH_HOLE | ZERO_RANGE) != 0 {
+            self.end_sending(&file.inode, at.offset, end).await;
             let visible = end.min(file.inode.state().content.size());
             let mut from = at.offset;
             while from < visible {

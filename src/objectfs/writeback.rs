@@ -35,7 +35,7 @@ impl<S: Store> Core<S> {
         }
         let dirty = {
             let mut state = inode.state();
-            if let Some(errno) = state.unreported.take() {
+            if let Some(errno) = state.lost.take().or_else(|| state.unreported.take()) {
                 return Err(errno);
             }
             !state.unlinked && state.content.is_dirty()

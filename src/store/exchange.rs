@@ -104,11 +104,17 @@ impl Expects {
         match op {
             Op::Probe => Expects::Capabilities,
             Op::List { .. } => Expects::Entries,
-            Op::Stat { .. } | Op::Tell { .. } | Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } => {
-                Expects::Meta
-            }
+            Op::Stat { .. }
+            | Op::Tell { .. }
+            | Op::Compose { .. }
+            | Op::FlowEnd { .. }
+            | Op::Copy { .. }
+            | Op::RenameFile { .. } => Expects::Meta,
             Op::ListEnd { .. }
             | Op::Read { .. }
+            | Op::FlowBegin { .. }
+            | Op::FlowSend { .. }
+            | Op::FlowAbort { .. }
             | Op::Delete { .. }
             | Op::DeleteMany { .. }
             | Op::CreateDir { .. }
@@ -323,9 +329,15 @@ impl Shared {
 
     fn deadline(&self, op: &Op) -> Option<Instant> {
         match op {
-            Op::Compose { .. } | Op::Copy { .. } | Op::RenameFile { .. } | Op::RenameDir { .. } | Op::Spool { .. } => {
-                None
-            }
+            Op::Compose { .. }
+            | Op::FlowBegin { .. }
+            | Op::FlowSend { .. }
+            | Op::FlowEnd { .. }
+            | Op::FlowAbort { .. }
+            | Op::Copy { .. }
+            | Op::RenameFile { .. }
+            | Op::RenameDir { .. }
+            | Op::Spool { .. } => None,
             _ => Some(Instant::now() + self.request_timeout() * 2 + GRACE),
         }
     }

@@ -28,6 +28,11 @@ pub const AREAS: u16 = 16;
 
 /// Length of an area in bytes.
 pub const AREA_LEN: usize = 16 << 20;
+/// Most objects that a mount sends piece by piece at once.
+pub const FLOWS_MAX: usize = 64;
+
+/// Most pieces of one of them: S3 takes 10,000 parts, and some may be ranges of what stands there already.
+pub const FLOW_PIECES_MAX: u32 = 7_500;
 
 /// Number of a mount (a store in the share); 0 is the one in the root, and the only one of a plain `--backend`.
 pub type MountId = u16;
@@ -147,6 +152,16 @@ pub enum Op {
     /// of `segments`, of which those that are copied come from the version `base` of `path` itself. (Unsupported: there is no
     /// place for such things.) → [`Reply::Unit`]
     Spool { path: String, base: Option<Version>, segments: Vec<Segment>, attributes: Option<Box<Attributes>> },
+    /// Begins to make `path` of the whole `base` and of the pieces that follow, as [`Op::Compose`] would of all of them at once;
+    /// nothing is seen before [`Op::FlowEnd`]. `flow` is a number of the device's choice. → [`Reply::Unit`]
+    FlowBegin { flow: u64, path: String, base: Option<Base>, when: Condition, attributes: Option<Box<Attributes>> },
+    /// Sends the piece `number`, counted from 0, of at least 5 MiB unless it is the last; several may be under way, in any
+    /// order. Answered when the store has it and the slices are free, the last perhaps only after the end. → [`Reply::Unit`]
+    FlowSend { flow: u64, number: u32, data: Vec<Slice> },
+    /// Puts the object together of so many pieces. Whatever the answer, the flow is over. → [`Reply::Meta`] of the new object
+    FlowEnd { flow: u64, pieces: u32 },
+    /// Gives the object up; nothing of it stays. → [`Reply::Unit`]
+    FlowAbort { flow: u64 },
     /// Deletes the object `path`; a missing one is fine. → [`Reply::Unit`]
     Delete { path: String },
     /// Deletes objects, in batches where the store takes them; missing ones are fine. After an error nobody knows which of
@@ -172,6 +187,10 @@ impl Op {
     pub fn writes(&self) -> bool {
         match self {
             Op::Compose { .. }
+            | Op::FlowBegin { .. }
+            | Op::FlowSend { .. }
+            | Op::FlowEnd { .. }
+            | Op::FlowAbort { .. }
             | Op::Copy { .. }
             | Op::RenameFile { .. }
             | Op::RenameDir { .. }
@@ -334,6 +353,8 @@ pub struct Capabilities {
     pub write: bool,
     /// Composing copies unchanged ranges inside the store.
     pub copy_ranges: bool,
+    /// Objects can be sent piece by piece ([`Op::FlowBegin`]), going on from those that have at least so many bytes.
+    pub flows: Option<u64>,
     /// Rename is one request, not copy and delete.
     pub rename: bool,
     /// ETags are reported.

@@ -141,6 +141,51 @@ impl<S: Store> Remote<S> {
         self.unit(Op::Spool { path: path.into(), base, segments, attributes }, Box::new(keep)).await
     }
 
+    /// [`Op::FlowBegin`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn flow_begin(
+        &self,
+        flow: u64,
+        path: impl Into<String>,
+        base: Option<Base>,
+        when: Condition,
+        attributes: Option<Box<Attributes>>,
+    ) -> Result<(), StoreError> {
+        self.unit(Op::FlowBegin { flow, path: path.into(), base, when, attributes }, Box::new(())).await
+    }
+
+    /// [`Op::FlowSend`]; `keep` owns the slices.
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn flow_send(
+        &self,
+        flow: u64,
+        number: u32,
+        data: Vec<Slice>,
+        keep: impl Any + Send,
+    ) -> Result<(), StoreError> {
+        self.unit(Op::FlowSend { flow, number, data }, Box::new(keep)).await
+    }
+
+    /// [`Op::FlowEnd`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn flow_end(&self, flow: u64, pieces: u32) -> Result<Meta, StoreError> {
+        self.meta(Op::FlowEnd { flow, pieces }, Box::new(())).await
+    }
+
+    /// [`Op::FlowAbort`]
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn flow_abort(&self, flow: u64) -> Result<(), StoreError> {
+        self.unit(Op::FlowAbort { flow }, Box::new(())).await
+    }
+
     /// [`Op::Delete`]
     ///
     /// # Errors

@@ -92,6 +92,7 @@ impl Local {
             scheme: "fs".into(),
             write: !(known && system.f_flag & libc::ST_RDONLY != 0),
             copy_ranges: true,
+            flows: None,
             rename: true,
             etag: true,
             write_if_match: false,

@@ -59,14 +59,14 @@ pub(super) enum Donor {
 }
 
 /// What was found out before an upload.
-struct Prepared {
-    options: WriteOptions,
+pub(super) struct Prepared {
+    pub options: WriteOptions,
     /// What stood there, as far as it was asked for.
-    before: Option<Meta>,
+    pub before: Option<Meta>,
     /// The new object's.
     user: UserMetadata,
     /// The store does not check the condition itself, at least not at the end of an upload in parts.
-    guard: bool,
+    pub guard: bool,
 }
 
 impl Job<'_> {
@@ -151,7 +151,7 @@ impl Remote {
     }
 
     /// Checks the bases and the condition, and gathers what the new object is to be written with.
-    async fn prepare(&self, job: &Job<'_>) -> Result<Prepared, StoreError> {
+    pub(super) async fn prepare(&self, job: &Job<'_>) -> Result<Prepared, StoreError> {
         let bases = futures::future::try_join_all(job.bases.iter().map(|base| self.base_now(job, base))).await?;
         let own = job.bases.iter().position(|base| base.path == job.path);
         let mut target = own.and_then(|n| bases.get(n)).cloned();
@@ -334,11 +334,8 @@ impl Remote {
             }
             Err(e) => Err(e),
         };
-        if result.is_err()
-            && let Err(e) = writer.abort().await
-        {
-            let text = self.cleaner.clean(&e.to_string());
-            log::debug!("an upload of '{}' may have left parts in the store: {text}", job.path);
+        if result.is_err() {
+            self.abort_writer(job.path, &mut writer).await;
         }
         result
     }
@@ -417,7 +414,7 @@ impl Remote {
         Ok(if keeps { Bytes::copy_from_slice(bytes.as_ref()) } else { Bytes::from_owner(bytes) })
     }
 
-    async fn copy_inside(
+    pub(super) async fn copy_inside(
         &self,
         job: &Job<'_>,
         writer: &mut Writer,
@@ -463,7 +460,7 @@ impl Remote {
     }
 
     /// A failed condition, in the words of the condition. One on a base, which a store may tell late, is told apart by asking.
-    async fn named_by_condition(&self, job: &Job<'_>, mut e: StoreError) -> StoreError {
+    pub(super) async fn named_by_condition(&self, job: &Job<'_>, mut e: StoreError) -> StoreError {
         if e.kind == StoreErrorKind::VersionMismatch && *job.when == Condition::IfAbsent {
             let asked = job.bases.iter().map(|base| self.base_now(job, base));
             if futures::future::join_all(asked).await.iter().all(Result::is_ok) {
@@ -475,7 +472,7 @@ impl Remote {
 
     /// What a stat of the new object says; with what the upload itself said where the store has changed since or does not
     /// answer.
-    async fn describe(&self, job: &Job<'_>, prepared: &Prepared, uploaded: &Metadata) -> Meta {
+    pub(super) async fn describe(&self, job: &Job<'_>, prepared: &Prepared, uploaded: &Metadata) -> Meta {
         let mut known = self.meta(uploaded);
         known.kind = Kind::File;
         known.size = job.total;
@@ -588,7 +585,7 @@ pub(super) fn keep_headers(options: &mut WriteOptions, of: &Metadata) {
 }
 
 /// A base that is gone is not the version asked for.
-fn lost_base(mut e: StoreError) -> StoreError {
+pub(super) fn lost_base(mut e: StoreError) -> StoreError {
     if e.kind == StoreErrorKind::NotFound {
         e.kind = StoreErrorKind::VersionMismatch;
     }

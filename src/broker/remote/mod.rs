@@ -8,6 +8,7 @@ mod compose;
 mod conditions;
 mod delete;
 mod dir;
+mod flow;
 mod list;
 mod marker;
 mod metadata;
@@ -35,6 +36,7 @@ use super::error::{Cleaner, error};
 use super::operator::{self, Operators};
 use super::services::{Keeps, Service, Upload};
 use super::url::{Backend, BackendError};
+use crate::metrics::StoreMeter;
 use crate::store::{Attributes, Capabilities, Details, Kind, Meta, Pool, StoreError, StoreErrorKind, Version};
 
 /// How the names in the root begin that are this daemon's own; hidden from the device.
@@ -78,6 +80,10 @@ pub(super) struct Remote {
     generation: AtomicU64,
     /// Blocks of its objects on this machine's disk.
     shelf: Option<Shelf>,
+    /// Where what is under way is counted.
+    meter: Arc<StoreMeter>,
+    /// What is sent piece by piece; each goes on as it began.
+    flows: Arc<flow::Flows>,
 }
 
 impl Remote {
@@ -105,6 +111,8 @@ impl Remote {
             readonly: options.readonly,
             patience: options.request_timeout,
             generation: AtomicU64::new(1),
+            meter: Arc::clone(&options.meter),
+            flows: Arc::default(),
             shelf: options.disk.as_ref().map(|disk| Shelf::new(Arc::clone(disk), backend, pool)),
         })
     }
@@ -123,6 +131,7 @@ impl Remote {
         let mut next = Remote::new(backend, pool, options)?;
         next.listings = Arc::clone(&self.listings);
         next.streams = Arc::clone(&self.streams);
+        next.flows = Arc::clone(&self.flows);
         if same_place {
             next.conditions = Arc::clone(&self.conditions);
             next.begun = AtomicBool::new(self.begun.load(Ordering::Relaxed));
@@ -149,6 +158,7 @@ impl Remote {
             scheme: self.service.scheme.into(),
             write: self.can.write,
             copy_ranges: self.can.write_can_copy_from && upload == Upload::Parts,
+            flows: self.flows_can_be().then_some(flow::BASE_MIN),
             rename: self.can.rename,
             etag: self.service.etag,
             write_if_match: self.can.write_with_if_match && upload != Upload::InPlace,

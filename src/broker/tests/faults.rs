@@ -9,7 +9,7 @@ use super::*;
 
 /// What happens to a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub(super) enum Fault {
     /// The store does it, and nobody hears.
     LoseAnswer,
     /// 503, and the store never sees it.
@@ -90,12 +90,12 @@ impl Proxy {
         *self.edit.lock().unwrap() = Box::new(edit);
     }
 
-    fn rule(&self, rule: impl FnMut(&str) -> Option<Fault> + Send + 'static) {
+    pub fn rule(&self, rule: impl FnMut(&str) -> Option<Fault> + Send + 'static) {
         *self.rule.lock().unwrap() = Box::new(rule);
     }
 
     /// `fault` for the first request whose line contains all of `parts`.
-    fn once(&self, parts: &'static [&'static str], fault: Fault) {
+    pub fn once(&self, parts: &'static [&'static str], fault: Fault) {
         let mut done = false;
         self.rule(move |line| {
             let hit = !done && parts.iter().all(|part| line.contains(part));

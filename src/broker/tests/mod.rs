@@ -3,6 +3,7 @@
 mod attributes;
 mod conditions;
 mod faults;
+mod flow;
 mod local;
 mod memory;
 mod objects;

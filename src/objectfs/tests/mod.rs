@@ -5,6 +5,7 @@ mod conflicts;
 mod contract;
 mod copies;
 mod deletions;
+mod flow;
 mod model;
 mod requests;
 mod writeback;
@@ -20,6 +21,15 @@ use crate::store::StoreErrorKind;
 
 const CTX: Context = Context { uid: 0, gid: 0, pid: 1, unique: 1 };
 const RDWR: u32 = libc::O_RDWR as u32;
+
+/// Waits for what comes of itself.
+fn wait_for(what: &str, done: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
 
 struct Fs {
     fs: ObjectFs<MemStore>,

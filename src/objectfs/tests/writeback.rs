@@ -12,14 +12,6 @@ fn fs(delay: Duration) -> Fs {
     })
 }
 
-fn wait_for(what: &str, done: impl Fn() -> bool) {
-    let began = std::time::Instant::now();
-    while !done() {
-        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 #[test]
 fn closed_files_reach_the_store_a_while_later() {
     let fs = fs(Duration::from_millis(50));

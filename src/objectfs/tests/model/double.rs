@@ -22,6 +22,8 @@ use crate::store::{Pool, Remote, StoreErrorKind};
 const PAGE: usize = 3;
 /// How long one operation may take before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Length of the pieces in which long files are sent.
+const PIECE: u64 = 4096;
 /// How the store fails.
 const KINDS: [StoreErrorKind; 4] =
     [StoreErrorKind::Io, StoreErrorKind::Unavailable, StoreErrorKind::PermissionDenied, StoreErrorKind::NoSpace];
@@ -60,11 +62,16 @@ fn answer<T>(future: impl Future<Output = Result<T, Errno>>) -> Answer<T> {
     drive(future).map_err(Errno::raw)
 }
 
+/// A store that takes long files in pieces.
+fn flowing() -> crate::store::Capabilities {
+    crate::store::Capabilities { flows: Some(PIECE), ..capabilities() }
+}
+
 fn mounted(cache: CachePolicy, pool: usize, bucket: &Arc<Mutex<Bucket>>) -> ObjectFs<MemStore> {
     let pool = Arc::new(Pool::new(pool).expect("memfd"));
     let store = MemStore::new(Arc::clone(&pool), Arc::clone(bucket), PAGE);
-    let config = Config { cache, ..testing::config() };
-    let fs = ObjectFs::new(config, Remote::new(store, 0), capabilities(), pool).expect("threads");
+    let config = Config { cache, piece: PIECE, ..testing::config() };
+    let fs = ObjectFs::new(config, Remote::new(store, 0), flowing(), pool).expect("threads");
     drive(fs.init(u64::MAX)).expect("init");
     fs
 }
