@@ -414,6 +414,12 @@ impl Content {
         true
     }
 
+    /// Whether [`Content::next_piece`] has one of `len` bytes.
+    pub fn has_piece(&self, len: u64) -> bool {
+        let frontier = self.uploading.as_ref().and_then(|up| up.frontier.filter(|&frontier| up.visible == frontier));
+        frontier.is_some_and(|frontier| self.run(frontier, len) >= len)
+    }
+
     /// The next piece of `len` bytes, if so many are there; with `until`, as many as there are before that byte.
     pub fn next_piece(&mut self, len: u64, until: Option<u64>) -> Option<FlowPiece> {
         let up = self.uploading.as_ref()?;

@@ -59,6 +59,7 @@ impl<S: Store> Core<S> {
         state.flowing = true;
         // Who needs memory waits as if pieces were on their way, until they are.
         inode.pieces.fetch_add(STARTING, Ordering::SeqCst);
+        inode.piece_len.store(self.config.piece, Ordering::SeqCst);
         let inode = Arc::clone(inode);
         self.spawn(|core| async move {
             core.send_pieces(&inode).await;
@@ -67,8 +68,15 @@ impl<S: Store> Core<S> {
 
     /// Whether memory that `inode` waits for will come of its being sent.
     pub(super) fn is_being_sent(&self, inode: &Inode) -> bool {
+        let state = inode.state();
         // The last piece may wait for the next.
-        inode.state().flowing && inode.pieces.load(Ordering::SeqCst) > 1
+        let sent = state.flowing && inode.pieces.load(Ordering::SeqCst) > 1;
+        let will_be = state.flowing && state.content.has_piece(inode.piece_len.load(Ordering::SeqCst));
+        drop(state);
+        if will_be {
+            inode.written.notify(usize::MAX);
+        }
+        sent || will_be
     }
 
     /// Gives up the memory of what the store has of files that are being sent. False: there is none.
@@ -176,6 +184,7 @@ impl<S: Store> Core<S> {
             let over =
                 number + 1 >= FLOW_PIECES_MAX || inode.upload.wanted.is_wanted() || self.rename_wanted.is_wanted();
             let len = piece_len(number, self.config.piece, self.piece_max());
+            inode.piece_len.store(len, Ordering::SeqCst);
             let piece = {
                 let mut state = inode.state();
                 if over && until.is_none() {
@@ -210,11 +219,11 @@ impl<S: Store> Core<S> {
                 continue;
             }
             if let Either::Left((Some(answer), _)) = select(sending.next(), more).await {
+                let (offset, len) = answer?;
+                // First of all its memory can be had, then it is no longer waited for.
+                inode.state().content.piece_sent(offset, len);
                 inode.pieces.fetch_sub(1, Ordering::SeqCst);
-                match answer {
-                    Ok((offset, len)) => inode.state().content.piece_sent(offset, len),
-                    Err(error) => return Err(error),
-                }
+                self.blocks.wake();
             }
         }
         let total = {

@@ -1,6 +1,6 @@
 //! What stands behind a nodeid: the last word of the store on it, and for files the bytes.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +27,8 @@ pub struct Inode {
     pub written: Event,
     /// Pieces on their way.
     pub pieces: AtomicUsize,
+    /// Length in bytes of the next one.
+    pub piece_len: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -225,6 +227,7 @@ impl Inode {
             upload: Turn::default(),
             written: Event::new(),
             pieces: AtomicUsize::new(0),
+            piece_len: AtomicU64::new(0),
             state: Mutex::new(state),
         }
     }

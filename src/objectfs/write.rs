@@ -95,6 +95,7 @@ impl<S: Store> Core<S> {
             {
                 return Ok(block);
             }
+            let is_being_sent = self.is_being_sent(inode);
             if self.release_sent() {
                 continue;
             }
@@ -102,7 +103,7 @@ impl<S: Store> Core<S> {
                 waits = true;
                 self.say_full(inode);
             }
-            if self.is_being_sent(inode) {
+            if is_being_sent {
                 freed.await;
             } else if inode.upload.try_lock().is_none() {
                 // The upload that is under way gives memory back; another after it would only have little to do.

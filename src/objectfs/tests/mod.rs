@@ -6,6 +6,7 @@ mod contract;
 mod copies;
 mod deletions;
 mod flow;
+mod long;
 mod model;
 mod requests;
 mod writeback;
