@@ -19,7 +19,7 @@ use super::services::Shares;
 use super::spool::{Spool, ToKeep};
 use super::url::{Backend, BackendError};
 use crate::metrics::StoreMeter;
-use crate::store::path::{NameError, check_path};
+use crate::store::path::{NameError, check_name, check_path};
 use crate::store::{BASES_MAX, Base, LIST_PAGE_MAX, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
 
 /// A write waits for its turn this many times the request timeout: those before it may be large.
@@ -221,6 +221,11 @@ impl Mount {
             Op::Probe | Op::ListEnd { .. } => {}
             Op::Stat { path } | Op::Tell { path, .. } | Op::List { path, .. } => {
                 self.check_path(path)?;
+                if let Op::List { after: Some(after), .. } = op
+                    && check_name(after.strip_suffix('/').unwrap_or(after).as_bytes()).is_err()
+                {
+                    return Err(against_the_rules("a name to go on after that no listing has"));
+                }
                 if self.is_own(path) {
                     // Nobody else can see it.
                     return Err(error(StoreErrorKind::NotFound, format!("'{path}': nothing is there")));
@@ -353,7 +358,7 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
         Op::Probe => Reply::Capabilities(store.probe().await?),
         Op::Stat { path } => Reply::Meta(store.stat(&path).await?),
         Op::Tell { path, kind } => Reply::Meta(store.tell(&path, kind).await?),
-        Op::List { path, cursor } => store.list(&path, cursor).await?,
+        Op::List { path, cursor, after } => store.list(&path, cursor, after.as_deref()).await?,
         Op::ListEnd { cursor } => {
             store.list_end(cursor);
             Reply::Unit
@@ -379,7 +384,10 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe()?),
         Op::Stat { path } | Op::Tell { path, .. } => Reply::Meta(store.stat(&path)?),
-        Op::List { path, cursor } => store.list(&path, cursor)?,
+        Op::List { after: Some(_), path, .. } => {
+            return Err(error(StoreErrorKind::Unsupported, format!("list '{path}': not from the middle")));
+        }
+        Op::List { path, cursor, after: None } => store.list(&path, cursor)?,
         Op::ListEnd { cursor } => {
             store.list_end(cursor);
             Reply::Unit

@@ -95,7 +95,7 @@ impl Double {
                 Some(meta) => Ok(Reply::Meta(meta)),
                 None => fail(StoreErrorKind::NotFound),
             },
-            Op::List { path, .. } => Ok(Reply::Entries { entries: self.list(mount, &path), cursor: None }),
+            Op::List { path, .. } => Ok(Reply::Entries { entries: self.list(mount, &path), cursor: None, after: None }),
             Op::Read { path, offset, dest, .. } => match self.get(mount, &path) {
                 Some(bytes) => {
                     let start = offset as usize;

@@ -124,8 +124,10 @@ impl Expects {
         let sound = match (self, &reply) {
             (Expects::Unit, Reply::Unit) | (Expects::Capabilities, Reply::Capabilities(_)) => true,
             (Expects::Meta, Reply::Meta(meta)) => sound(meta),
-            (Expects::Entries, Reply::Entries { entries, .. }) => {
+            (Expects::Entries, Reply::Entries { entries, after, .. }) => {
+                let name = |after: &String| check_name(after.strip_suffix('/').unwrap_or(after).as_bytes()).is_ok();
                 entries.len() <= LIST_PAGE_MAX
+                    && after.as_ref().is_none_or(name)
                     && entries.iter().all(|e| sound(&e.meta) && check_name(e.name.as_bytes()).is_ok())
             }
             _ => false,

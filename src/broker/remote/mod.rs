@@ -11,9 +11,11 @@ mod dir;
 mod list;
 mod marker;
 mod metadata;
+mod pages;
 mod plan;
 mod read;
 mod rename;
+mod seen;
 mod stat;
 mod sweep;
 
@@ -76,6 +78,8 @@ pub(super) struct Remote {
     patience: Duration,
     /// Stands for an ETag on `memory`.
     generation: AtomicU64,
+    /// Its listings have shown an object without its version.
+    vague: AtomicBool,
     /// Blocks of its objects on this machine's disk.
     shelf: Option<Shelf>,
 }
@@ -105,6 +109,7 @@ impl Remote {
             readonly: options.readonly,
             patience: options.request_timeout,
             generation: AtomicU64::new(1),
+            vague: AtomicBool::new(false),
             shelf: options.disk.as_ref().map(|disk| Shelf::new(Arc::clone(disk), backend, pool)),
         })
     }

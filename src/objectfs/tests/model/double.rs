@@ -72,7 +72,7 @@ fn mounted(cache: CachePolicy, pool: usize, bucket: &Arc<Mutex<Bucket>>) -> Obje
 impl Double {
     /// An empty one, with `pool` bytes of memory for file data.
     pub fn new(cache: CachePolicy, pool: usize) -> Double {
-        let bucket = Arc::new(Mutex::new(Bucket::default()));
+        let bucket = Arc::new(Mutex::new(Bucket { resumes: true, ..Bucket::default() }));
         let fs = mounted(cache, pool, &bucket);
         Double { fs, bucket, cache, pool, pending: 0, seen: BTreeMap::new() }
     }
