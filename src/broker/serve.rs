@@ -219,7 +219,7 @@ impl Mount {
     fn check(&self, op: &Op) -> Result<u64, StoreError> {
         match op {
             Op::Probe | Op::ListEnd { .. } => {}
-            Op::Stat { path } | Op::Tell { path, .. } | Op::List { path, .. } => {
+            Op::Stat { path } | Op::Look { path } | Op::Tell { path, .. } | Op::List { path, .. } => {
                 self.check_path(path)?;
                 if let Op::List { after: Some(after), .. } = op
                     && check_name(after.strip_suffix('/').unwrap_or(after).as_bytes()).is_err()
@@ -340,7 +340,13 @@ fn unusable(kind: StoreErrorKind, path: &str, why: &str) -> StoreError {
 /// Whether `op` changes the store.
 fn changes(op: &Op) -> bool {
     match op {
-        Op::Probe | Op::Stat { .. } | Op::Tell { .. } | Op::List { .. } | Op::ListEnd { .. } | Op::Read { .. } => false,
+        Op::Probe
+        | Op::Stat { .. }
+        | Op::Look { .. }
+        | Op::Tell { .. }
+        | Op::List { .. }
+        | Op::ListEnd { .. }
+        | Op::Read { .. } => false,
         Op::Compose { .. }
         | Op::Delete { .. }
         | Op::DeleteMany { .. }
@@ -357,6 +363,10 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe().await?),
         Op::Stat { path } => Reply::Meta(store.stat(&path).await?),
+        Op::Look { path } => {
+            let (meta, below) = store.look(&path).await?;
+            Reply::Looked { meta, below }
+        }
         Op::Tell { path, kind } => Reply::Meta(store.tell(&path, kind).await?),
         Op::List { path, cursor, after } => store.list(&path, cursor, after.as_deref()).await?,
         Op::ListEnd { cursor } => {
@@ -384,6 +394,7 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe()?),
         Op::Stat { path } | Op::Tell { path, .. } => Reply::Meta(store.stat(&path)?),
+        Op::Look { path } => Reply::Looked { meta: store.stat(&path)?, below: None },
         Op::List { after: Some(_), path, .. } => {
             return Err(error(StoreErrorKind::Unsupported, format!("list '{path}': not from the middle")));
         }

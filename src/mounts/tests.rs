@@ -91,6 +91,11 @@ impl Double {
         }
         match op {
             Op::Probe => Ok(Reply::Capabilities(self.capabilities())),
+            Op::Look { path } => {
+                let meta = self.meta(mount, &path);
+                let meta = meta.ok_or(StoreError { kind: StoreErrorKind::NotFound, text: path })?;
+                Ok(Reply::Looked { meta, below: None })
+            }
             Op::Stat { path } | Op::Tell { path, .. } => match self.meta(mount, &path) {
                 Some(meta) => Ok(Reply::Meta(meta)),
                 None => fail(StoreErrorKind::NotFound),

@@ -18,7 +18,7 @@ use crate::store::{ListEntry, Meta, Store};
 pub const JUST_NOW: Duration = Duration::from_millis(2);
 
 /// How long a listing may speak for a directory, whatever the cache policy says.
-const TRUST_MAX: Duration = Duration::from_secs(1);
+pub const TRUST_MAX: Duration = Duration::from_secs(1);
 
 /// Questions for names of one directory that are asked one by one before a listing takes their place.
 const BURST_AFTER: u32 = 4;
@@ -73,6 +73,10 @@ impl Dir {
             listing: Arc::default(),
         }
     }
+
+    fn is_as_listed(&self, asked: Instant) -> bool {
+        self.asked == Some(asked) && self.outdated.is_empty() && self.since <= asked
+    }
 }
 
 impl Listings {
@@ -91,6 +95,18 @@ impl Listings {
     /// Whether there is a listing of `dir` that `is_fresh`.
     fn is_listed(&self, dir: NodeId, is_fresh: impl Fn(Instant) -> bool) -> bool {
         self.dirs().get(&dir).and_then(|dir| dir.asked).is_some_and(is_fresh)
+    }
+
+    /// All of `dir`, by the listing that was asked for at `asked`, if the guest has changed nothing since.
+    pub fn whole(&self, dir: NodeId, asked: Instant) -> Option<Vec<(String, Meta)>> {
+        let dirs = self.dirs();
+        let dir = dirs.get(&dir).filter(|dir| dir.is_as_listed(asked))?;
+        Some(dir.names.iter().map(|(name, meta)| (name.clone(), meta.clone())).collect())
+    }
+
+    /// Whether [`Listings::whole`] would give the same again.
+    pub fn is_as_listed(&self, dir: NodeId, asked: Instant) -> bool {
+        self.dirs().get(&dir).is_some_and(|dir| dir.is_as_listed(asked))
     }
 
     /// The record of `dir`, in place of the one that was used least lately if there are many.

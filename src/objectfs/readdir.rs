@@ -15,6 +15,7 @@ use super::attributes::type_of;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
 use super::inode::Inode;
+use super::listings::{JUST_NOW, TRUST_MAX};
 use super::lookup::{dirent_type, gone};
 use super::scan::{Again, Found, Listed, Next, Scan};
 use super::tree::Tree;
@@ -43,12 +44,32 @@ impl<S: Store> Core<S> {
         if !fresh {
             self.revalidate(&inode).await?;
         }
-        let handle = self.handles.open_dir(OpenDir { inode, scan: async_lock::Mutex::default() })?;
+        let scan = async_lock::Mutex::new(self.come_along(&inode));
+        let handle = self.handles.open_dir(OpenDir { inode, scan })?;
         let flags = match self.config.cache {
             CachePolicy::Never | CachePolicy::Auto => 0,
             CachePolicy::Metadata | CachePolicy::Always => fopen::CACHE_DIR | fopen::KEEP_CACHE,
         };
         Ok(Opened { handle: Some(handle), flags })
+    }
+
+    /// The names of a directory that came along with the lookup of just now, which belongs to the same opendir(3).
+    fn come_along(&self, inode: &Arc<Inode>) -> Scan {
+        let mut scan = Scan::default();
+        let asked = {
+            let mut state = inode.state();
+            let just_now = state.looked_up.take().is_some_and(|at| at.elapsed() < JUST_NOW);
+            state.asked.filter(|&asked| just_now && self.is_fresh(Some(asked)))
+        };
+        if let Some(asked) = asked
+            && let Some(names) = self.listings.whole(inode.id, asked)
+        {
+            let names = names.into_iter().map(|(name, meta)| Listed::of_store(name, meta, asked));
+            scan.push(names.collect(), None, Next::End);
+            self.add_local(inode.id, &mut scan);
+            scan.ready = Some(asked);
+        }
+        scan
     }
 
     /// FUSE_RELEASEDIR.
@@ -85,7 +106,11 @@ impl<S: Store> Core<S> {
     ) -> Result<()> {
         let dir = self.handles.dir(nodeid, handle)?;
         let mut scan = dir.scan.lock().await;
-        if offset == 0 && *scan.next() != Next::Start {
+        let ready = scan.ready.take().is_some_and(|asked| {
+            let fresh = self.is_fresh(Some(asked)) && asked.elapsed() < TRUST_MAX;
+            fresh && self.listings.is_as_listed(nodeid, asked)
+        });
+        if offset == 0 && *scan.next() != Next::Start && !ready {
             // rewinddir(3): the directory as it is now.
             self.end_scan(&mut scan);
         }
@@ -163,7 +188,7 @@ impl<S: Store> Core<S> {
             let names = self.legal(dir.inode.id, page.entries, asked, deleted);
             scan.push(names, again, next);
             if last {
-                self.add_local(dir, scan);
+                self.add_local(dir.inode.id, scan);
             }
             Ok(())
         })
@@ -212,9 +237,9 @@ impl<S: Store> Core<S> {
     }
 
     /// Adds what the store does not have yet: files, and the directories that only such files keep alive.
-    fn add_local(&self, dir: &OpenDir, scan: &mut Scan) {
+    fn add_local(&self, dir: NodeId, scan: &mut Scan) {
         let tree = self.tree();
-        let mut local: HashMap<String, Arc<Inode>> = tree.children(dir.inode.id).into_iter().collect();
+        let mut local: HashMap<String, Arc<Inode>> = tree.children(dir).into_iter().collect();
         local.retain(|_, inode| inode.kind == Kind::Dir || inode.state().is_local());
         if local.is_empty() {
             return;

@@ -132,6 +132,8 @@ pub struct Scan {
     /// Bytes of all that is packed.
     packed: usize,
     next: Next,
+    /// Nothing of it was read yet: it came along with the lookup before the opendir(3), which asked at this moment.
+    pub ready: Option<Instant>,
 }
 
 /// Where a name is to be found.

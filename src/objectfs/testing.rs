@@ -237,7 +237,7 @@ impl MemStore {
         let mut bucket = self.bucket();
         let name = match op {
             Op::Probe => "probe",
-            Op::Stat { .. } => "stat",
+            Op::Stat { .. } | Op::Look { .. } => "stat",
             Op::Tell { .. } => "tell",
             Op::List { .. } => "list",
             Op::ListEnd { .. } => "list_end",
@@ -266,6 +266,20 @@ impl MemStore {
     fn work(&self, bucket: &mut Bucket, op: &Op) -> Answer<Reply> {
         match op {
             Op::Probe => Ok(Reply::Capabilities(capabilities())),
+            Op::Look { path } => {
+                let meta = bucket.meta(path).ok_or(StoreErrorKind::NotFound)?;
+                let dir = format!("{path}/");
+                let few = bucket.objects.range(dir.clone()..).take_while(|(key, _)| key.starts_with(&dir)).count()
+                    <= self.page;
+                let mut below = None;
+                if meta.kind == Kind::Dir
+                    && few
+                    && let Reply::Entries { entries, cursor: None, .. } = self.list(bucket, path, 0, None)?
+                {
+                    below = Some(entries);
+                }
+                Ok(Reply::Looked { meta, below })
+            }
             // As of S3: one question, of the object's key.
             Op::Tell { path, kind: Kind::File } => {
                 bucket.object_meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)

@@ -123,6 +123,8 @@ pub enum Op {
     /// What is at `path`: file, directory (marker or only a prefix) or nothing (NotFound)? A directory hides a file of the
     /// same name. → [`Reply::Meta`], of a file without details where they would take another request
     Stat { path: String },
+    /// As [`Op::Stat`]; and all names in the directory that it may be, if the same request tells them. → [`Reply::Looked`]
+    Look { path: String },
     /// What a listing does not tell of `path`, of which it has just told that it is of this kind: nothing else is asked, so a
     /// file that has become a directory may be told as before. → [`Reply::Meta`] with details
     Tell { path: String, kind: Kind },
@@ -180,6 +182,7 @@ impl Op {
             | Op::Spool { .. } => true,
             Op::Probe
             | Op::Stat { .. }
+            | Op::Look { .. }
             | Op::Tell { .. }
             | Op::List { .. }
             | Op::ListEnd { .. }
@@ -320,6 +323,8 @@ pub enum Reply {
     Unit,
     /// Of a name.
     Meta(Meta),
+    /// Of a name, and all names below it if they have come along, as in a page.
+    Looked { meta: Meta, below: Option<Vec<ListEntry>> },
     /// A page: directories and files once each (a directory hides a file of its name), unsorted. `cursor` `None`: the last page.
     /// `after`: that all names up to this one have come, by the order of their bytes, so that what follows can be listed again;
     /// a directory's ends with a slash. `None`: the store cannot do that.

@@ -75,6 +75,17 @@ impl<S: Store> Remote<S> {
         self.meta(Op::Stat { path: path.into() }, Box::new(())).await
     }
 
+    /// [`Op::Look`]: what is there, and all that is below it if that has come along.
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn look(&self, path: impl Into<String>) -> Result<(Meta, Option<Vec<ListEntry>>), StoreError> {
+        match self.perform(Op::Look { path: path.into() }).await? {
+            Reply::Looked { meta, below } => Ok((meta, below)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// [`Op::Tell`]
     ///
     /// # Errors

@@ -167,7 +167,7 @@ impl Remote {
     }
 
     /// The name of the entry `full` of the directory `path`, if it can be shown.
-    fn name_in(&self, path: &str, below: &str, full: &str) -> Option<String> {
+    pub(super) fn name_in(&self, path: &str, below: &str, full: &str) -> Option<String> {
         let rest = full.strip_prefix(below)?;
         let name = rest.strip_suffix('/').unwrap_or(rest);
         if path.is_empty() && name.starts_with(RESERVED) {

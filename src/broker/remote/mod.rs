@@ -19,9 +19,9 @@ mod seen;
 mod stat;
 mod sweep;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use opendal::{Capability, Metadata};
 use tokio::sync::Semaphore;
@@ -80,6 +80,8 @@ pub(super) struct Remote {
     generation: AtomicU64,
     /// Its listings have shown an object without its version.
     vague: AtomicBool,
+    /// Since when it is not asked for many keys at once that may be of no use.
+    sparing: Mutex<Option<Instant>>,
     /// Blocks of its objects on this machine's disk.
     shelf: Option<Shelf>,
 }
@@ -110,6 +112,7 @@ impl Remote {
             patience: options.request_timeout,
             generation: AtomicU64::new(1),
             vague: AtomicBool::new(false),
+            sparing: Mutex::default(),
             shelf: options.disk.as_ref().map(|disk| Shelf::new(Arc::clone(disk), backend, pool)),
         })
     }

@@ -19,7 +19,7 @@ impl Remote {
         let listed = self.is_found_listed() && !path.is_empty();
         let found = match markers {
             true => self.find_with_marker(path).await,
-            false if listed => self.find_listed(path).await,
+            false if listed => self.find_alone(path).await,
             false => self.find(path).await,
         };
         let mut meta =

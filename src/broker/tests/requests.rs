@@ -115,3 +115,56 @@ fn a_name_is_one_request() {
     assert_eq!((stated.details.is_none(), told.details.is_some()), (true, true));
     assert_eq!(Meta { details: None, ..told }, stated);
 }
+
+#[test]
+fn a_small_directory_comes_along_with_what_it_is() {
+    let server = moto();
+    for key in ["d/", "d/both", "d/both/below", "d/f", "d/marked/", "d/sub/a/b", "d/sub/c", "d-1", "d.2", "f", "d/%20x"]
+    {
+        put_raw(&server, &format!("/{key}"), b"12345");
+    }
+    let counted = Counted::new(&url(&server, ""));
+    let look = |path: &str| {
+        let (looked, requests) = counted.ask(|bed| block_on(bed.remote.look(path)));
+        let (meta, below) = looked.unwrap();
+        (meta, below, requests)
+    };
+    let (dir, below, requests) = look("d");
+    assert_eq!((dir.kind, dir.marker, requests), (Kind::Dir, Some(true), vec![(Request::List, 1)]));
+    let mut below = below.unwrap();
+    below.sort_by(|a, b| a.name.cmp(&b.name));
+    let told: Vec<_> = below.iter().map(|e| (e.name.as_str(), e.meta.kind, e.meta.marker)).collect();
+    let (file, sub) = (Kind::File, Kind::Dir);
+    let want = [
+        (" x", file, None),
+        ("both", sub, Some(false)),
+        ("f", file, None),
+        ("marked", sub, Some(true)),
+        ("sub", sub, Some(false)),
+    ];
+    assert_eq!(told, want);
+    // As a listing tells it.
+    let (listed, _) = block_on(counted.bed.remote.list("d", 0)).unwrap();
+    let listed = listed.into_iter().find(|entry| entry.name == "f").unwrap();
+    assert_eq!(below[2], listed);
+    let (meta, below, requests) = look("f");
+    assert_eq!((meta.kind, below, requests), (Kind::File, None, vec![(Request::List, 1)]));
+    let (missing, requests) = counted.ask(|bed| block_on(bed.remote.look("nothing")).unwrap_err().kind);
+    assert_eq!((missing, requests), (StoreErrorKind::NotFound, vec![(Request::List, 1)]));
+}
+
+#[test]
+fn what_was_of_no_use_is_not_asked_for_again_soon() {
+    let server = moto();
+    let counted = Counted::new(&url(&server, ""));
+    put_many(&counted.bed, "many", LIST_PAGE_MAX + 1);
+    put_raw(&server, "/few/f", b"1");
+    let look = |path: &str| {
+        let (looked, requests) = counted.ask(|bed| block_on(bed.remote.look(path)).unwrap());
+        assert_eq!((looked.0.kind, requests), (Kind::Dir, vec![(Request::List, 1)]), "{path}");
+        looked.1.map(|below| below.len())
+    };
+    assert_eq!(look("few"), Some(1));
+    assert_eq!(look("many"), None);
+    assert_eq!(look("few"), None);
+}

@@ -155,6 +155,7 @@ impl Endless {
         let meta = |kind| Meta { kind, size: 1, mtime_ns: None, etag: None, marker: None, details: None };
         match op {
             Op::Stat { path } | Op::Tell { path, .. } if !path.contains('/') => Ok(Reply::Meta(meta(Kind::Dir))),
+            Op::Look { .. } => Ok(Reply::Looked { meta: meta(Kind::Dir), below: None }),
             Op::List { cursor, after, .. } => {
                 self.lists.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 let number = |after: &String| after["object-".len()..][..12].parse::<u64>().expect("one of ours") + 1;

@@ -52,7 +52,8 @@ fn a_small_file_that_others_changed_is_opened_as_it_is_now() {
 
 #[test]
 fn an_open_that_follows_the_lookup_of_its_name_asks_no_more() {
-    let fs = with_files(CachePolicy::Auto, 1);
+    // More than come along with the lookup of the directory.
+    let fs = with_files(CachePolicy::Auto, PAGE + 1);
     fs.lookup("d").expect("d");
     fs.forget_log();
     let file = fs.open("d/000", RDWR).expect("open");
@@ -66,6 +67,10 @@ fn an_open_that_follows_the_lookup_of_its_name_asks_no_more() {
 #[test]
 fn many_lookups_in_a_directory_become_one_listing() {
     let fs = with_files(CachePolicy::Auto, 200);
+    for number in 0..PAGE {
+        // Too much for all of it to come along with the lookup of the directory.
+        fs.bucket().put(&format!("d/deep/{number}"), b"x");
+    }
     fs.lookup("d").expect("d");
     fs.forget_log();
     for number in 0..200 {
@@ -76,6 +81,77 @@ fn many_lookups_in_a_directory_become_one_listing() {
     // Somebody else makes a file: it is there at once.
     fs.bucket().put("d/new", b"x");
     assert_eq!(fs.lookup("d/new").map(|entry| entry.attr.size), Ok(1));
+}
+
+#[test]
+fn a_small_directory_comes_along_with_the_lookup_of_it() {
+    let fs = with_files(CachePolicy::Auto, 200);
+    fs.lookup("d").expect("d");
+    for number in 0..200 {
+        assert_eq!(fs.lookup(&format!("d/{number:03}")).map(|entry| entry.attr.size), Ok(7));
+    }
+    assert_eq!((fs.count("stat"), fs.count("list")), (1, 0));
+    // What is not in it is asked for.
+    fs.bucket().put("d/new", b"x");
+    assert_eq!(fs.lookup("d/new").map(|entry| entry.attr.size), Ok(1));
+    assert_eq!(fs.count("stat"), 2);
+}
+
+/// The names of a directory that is opened and read once something has happened between, and the requests that it takes.
+fn names_after(fs: &Fs, happens: impl FnOnce()) -> (Vec<String>, usize) {
+    fs.fs.forget(fs.lookup("d").expect("d").nodeid, u64::MAX);
+    fs.forget_log();
+    let nodeid = fs.lookup("d").expect("d").nodeid;
+    let handle = block_on(fs.fs.opendir(CTX, nodeid, 0)).expect("opendir").handle.expect("handle");
+    let opened = fs.count("stat") + fs.count("list");
+    happens();
+    let read = |offset| {
+        let mut out = Names::new(100);
+        block_on(fs.fs.readdirplus(CTX, nodeid, handle, offset, &mut out)).expect("readdirplus");
+        out.names.into_iter().map(|(name, ..)| name).skip(2).collect::<Vec<_>>()
+    };
+    let before = fs.count("list");
+    let mut names = read(0);
+    let listed = fs.count("list");
+    // rewinddir(3): as it is now.
+    let mut again = read(0);
+    assert_eq!(fs.count("list"), listed + 1);
+    names.sort();
+    again.sort();
+    assert_eq!(again, names);
+    block_on(fs.fs.releasedir(CTX, nodeid, handle, 0)).expect("releasedir");
+    (names, opened + listed - before)
+}
+
+#[test]
+fn a_small_directory_is_looked_up_opened_and_read_in_one_request() {
+    let fs = with_files(CachePolicy::Auto, 3);
+    // Where the machine takes its time between lookup and opendir, it is asked again.
+    let mut requests = 2;
+    for _ in 0..1000 {
+        let (names, asked) = names_after(&fs, || ());
+        assert_eq!(names, ["000", "001", "002"]);
+        assert!(asked <= 2, "{asked}");
+        requests = requests.min(asked);
+        if requests == 1 {
+            break;
+        }
+    }
+    assert_eq!(requests, 1);
+}
+
+#[test]
+fn what_the_guest_changes_between_opendir_and_readdir_is_seen() {
+    let fs = with_files(CachePolicy::Auto, 3);
+    let (names, _) = names_after(&fs, || fs.unlink("d/001").expect("unlink"));
+    assert_eq!(names, ["000", "002"]);
+    let (names, _) = names_after(&fs, || fs.put("d/new", b"x").expect("put"));
+    assert_eq!(names, ["000", "002", "new"]);
+    let (names, _) = names_after(&fs, || fs.rename("d/000", "d/111", 0).expect("rename"));
+    assert_eq!(names, ["002", "111", "new"]);
+    fs.bucket().put("d/theirs", b"x");
+    let (names, _) = names_after(&fs, || ());
+    assert_eq!(names, ["002", "111", "new", "theirs"]);
 }
 
 #[test]
