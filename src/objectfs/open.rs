@@ -13,7 +13,8 @@ use crate::fs::flags::fopen;
 use crate::fs::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::{Kind, Store};
 
-/// Files of up to so many bytes come whole when they are opened to be read.
+/// Files of up to so many bytes come whole when they are opened to be read: as many as the guest's kernel asks for with its first
+/// read ahead, so that the request that tells the version moves no byte that the next would not.
 const SMALL: u64 = 128 << 10;
 
 /// open(2)'s access mode: may it read, may it write.
@@ -121,7 +122,10 @@ impl<S: Store> Core<S> {
     ) -> Result<(Entry, Opened)> {
         let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
-        let inode = match self.resolve(parent, name).await {
+        // The kernel looks the name up first; what that found is not asked for again.
+        let absent = self.listings.absent.take(parent, name) && self.tree().child(parent, name).is_none();
+        let found = if absent { Err(Errno::ENOENT) } else { self.resolve(parent, name).await };
+        let inode = match found {
             Ok(_) if exclusive => return Err(Errno::EEXIST),
             Ok(inode) => {
                 inode.regular()?;

@@ -13,7 +13,7 @@ use super::super::services::Upload;
 use super::pages::{Next, Pages};
 use super::{RESERVED, Remote, dir_path};
 use crate::store::path::{check_name, check_path, join};
-use crate::store::{Kind, LIST_PAGE_MAX, ListEntry, Reply, StoreError, StoreErrorKind};
+use crate::store::{LIST_PAGE_MAX, ListEntry, Reply, StoreError, StoreErrorKind};
 
 /// Most names of a listing that are remembered to find a directory and a file of one name; past it both may show.
 const REMEMBERED_MAX: usize = 200_000;
@@ -21,8 +21,8 @@ const REMEMBERED_MAX: usize = 200_000;
 /// A listing under way.
 pub(super) struct Listing {
     pages: Pages,
-    /// Hashes of the names sent, for finding the same name again pages later.
-    sent: HashMap<u64, Kind>,
+    /// Hashes of the names sent, for finding the same name again pages later; with the name where the store sorts.
+    sent: HashMap<u64, Option<Box<str>>>,
     hasher: RandomState,
     /// Whether the store has said anything at all about the directory.
     exists: bool,
@@ -35,6 +35,15 @@ pub(super) struct Listing {
 impl std::fmt::Debug for Listing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Listing").field("sent", &self.sent.len()).finish_non_exhaustive()
+    }
+}
+
+impl Listing {
+    /// Forgets the names that cannot come again, as directories, because all that sorts before the greatest has come.
+    fn forget_past(&mut self) {
+        let greatest = self.greatest.as_bytes();
+        self.sent
+            .retain(|_, name| name.as_ref().is_none_or(|name| name.bytes().chain([b'/']).gt(greatest.iter().copied())));
     }
 }
 
@@ -63,6 +72,9 @@ impl Remote {
             self.demand_dir(path, &format!("list '{path}'")).await?;
         }
         let resumes = end == End::Clean && Pages::resume(&self.can) && !listing.greatest.is_empty();
+        if resumes {
+            listing.forget_past();
+        }
         let after = resumes.then(|| listing.greatest.clone());
         let cursor = (end != End::Last).then(|| self.listings.put(path, listing));
         Ok(Reply::Entries { entries, cursor, after })
@@ -158,7 +170,8 @@ impl Remote {
                     continue;
                 }
                 if listing.sent.len() < REMEMBERED_MAX {
-                    listing.sent.insert(hash, meta.kind);
+                    let sorted = Pages::resume(&self.can);
+                    listing.sent.insert(hash, sorted.then(|| name.as_str().into()));
                 }
                 at.insert(name.clone(), page.len());
             }
