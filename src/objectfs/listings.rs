@@ -23,6 +23,10 @@ pub const TRUST_MAX: Duration = Duration::from_secs(1);
 /// Questions for names of one directory that are asked one by one before a listing takes their place.
 const BURST_AFTER: u32 = 4;
 
+/// Most names of a directory that is listed at once when one of them is asked for again: the answer is hardly longer than one about
+/// a single name.
+const FEW: usize = 16;
+
 /// A pause that ends a burst.
 const BURST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -120,8 +124,9 @@ impl Listings {
         dirs.entry(dir).or_insert_with(|| Dir::new(now))
     }
 
-    /// Counts a question for a name of `dir`. With many, gives what is to be held while the directory is listed instead.
-    fn question(&self, dir: NodeId) -> Option<Arc<async_lock::Mutex<()>>> {
+    /// Counts a question for `name` in `dir`. With many, or where `name` was one of few that the last listing told, gives what is to
+    /// be held while the directory is listed instead.
+    fn question(&self, dir: NodeId, name: &str) -> Option<Arc<async_lock::Mutex<()>>> {
         let now = Instant::now();
         let mut dirs = self.dirs();
         let dir = Self::record(&mut dirs, dir, now);
@@ -130,7 +135,8 @@ impl Listings {
         }
         dir.questions = dir.questions.saturating_add(1);
         let small = dir.large.is_none_or(|at| at.elapsed() > LARGE_FOR);
-        (small && dir.questions > BURST_AFTER).then(|| Arc::clone(&dir.listing))
+        let one_of_few = dir.names.len() <= FEW && dir.names.contains_key(name) && !dir.outdated.contains_key(name);
+        (small && (one_of_few || dir.questions > BURST_AFTER)).then(|| Arc::clone(&dir.listing))
     }
 
     /// All of `dir`, as asked for at `asked`.
@@ -268,7 +274,7 @@ impl<S: Store> Core<S> {
         if let Some(known) = answer() {
             return Some(known);
         }
-        let lock = self.listings.question(parent)?;
+        let lock = self.listings.question(parent, name)?;
         let _one_at_a_time = lock.lock().await;
         if self.listings.is_listed(parent, is_fresh) {
             return answer();

@@ -135,6 +135,25 @@ fn a_small_directory_comes_along_with_the_lookup_of_it() {
     assert_eq!(fs.count("stat"), 2);
 }
 
+#[test]
+fn names_of_a_small_directory_are_asked_for_again_at_once() {
+    let fs = with_files(CachePolicy::Auto, 10);
+    let look = || (0..10).all(|number| fs.lookup(&format!("d/{number:03}")).is_ok());
+    assert!(look());
+    fs.fs.core.expire();
+    fs.bucket().put("d/007", b"changed by others");
+    fs.forget_log();
+    assert!(look());
+    // One for the directory itself.
+    assert_eq!((fs.count("stat"), fs.count("list"), fs.count("tell")), (1, 1, 0));
+    assert_eq!(fs.lookup("d/007").map(|entry| entry.attr.size), Ok(17));
+    // One that the listing did not have is asked for alone.
+    fs.fs.core.expire();
+    fs.forget_log();
+    assert_eq!(fs.lookup("d/none").err(), Some(Errno::ENOENT));
+    assert_eq!((fs.count("stat"), fs.count("list")), (2, 0));
+}
+
 /// The names of a directory that is opened and read once something has happened between, and the requests that it takes.
 fn names_after(fs: &Fs, happens: impl FnOnce()) -> (Vec<String>, usize) {
     fs.fs.forget(fs.lookup("d").expect("d").nodeid, u64::MAX);
