@@ -3,8 +3,9 @@
 //! Most servers check no condition when they put parts together, and OpenDAL sends what is left of the parts and that
 //! request in one go, which may take minutes. So the transport itself stops before it: whoever closes a writer here is
 //! asked whether to go on, and can look at the store at the latest moment there is. Requests are counted here, too, each as
-//! often as it is sent.
+//! often as it is sent. And who only wants to know what is at hand already, keeps them back ([`unsent`]).
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +24,9 @@ use crate::store::StoreError;
 tokio::task_local! {
     /// Where requests of this task ask, if they have to.
     static ASK: mpsc::Sender<oneshot::Sender<bool>>;
+
+    /// Requests of this task are not sent; whether there was one.
+    static HELD: Cell<bool>;
 }
 
 /// Requests that only prepare the last one.
@@ -56,6 +60,15 @@ where
     }
 }
 
+/// Runs `future` without sending a request. `None`: it wanted to send one, which failed, and that is all that came of it.
+pub(super) async fn unsent<T>(future: impl Future<Output = T>) -> Option<T> {
+    HELD.scope(Cell::new(false), async {
+        let result = future.await;
+        (!HELD.with(Cell::get)).then_some(result)
+    })
+    .await
+}
+
 /// Sends requests, and counts them; but those in a [`guarded`] only after asking.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -65,6 +78,10 @@ pub(super) struct Gate {
 
 impl HttpTransport for Gate {
     async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>> {
+        if HELD.try_with(|held| held.set(true)).is_ok() {
+            // Not one that is tried again.
+            return Err(Error::new(ErrorKind::Unexpected, "no request is to be sent now"));
+        }
         if let Ok(ask) = ASK.try_with(Clone::clone)
             && is_last(&request)
         {

@@ -87,7 +87,7 @@ pub(super) fn kind_of_op(op: &Op) -> Option<Kind> {
     Some(match op {
         Op::ListEnd { .. } | Op::Spool { .. } => return None,
         Op::Probe | Op::List { .. } => Kind::List,
-        Op::Stat { .. } | Op::Tell { .. } => Kind::Head,
+        Op::Stat { .. } | Op::Look { .. } | Op::Tell { .. } => Kind::Head,
         Op::Read { .. } => Kind::Get,
         Op::Compose { .. } | Op::CreateDir { .. } => Kind::Put,
         Op::FlowBegin { .. } | Op::FlowEnd { .. } => Kind::Multipart,

@@ -19,7 +19,7 @@ use super::services::Shares;
 use super::spool::{Spool, ToKeep};
 use super::url::{Backend, BackendError};
 use crate::metrics::StoreMeter;
-use crate::store::path::{NameError, check_path};
+use crate::store::path::{NameError, check_name, check_path};
 use crate::store::{BASES_MAX, Base, LIST_PAGE_MAX, Op, Pool, Reply, Segment, StoreError, StoreErrorKind};
 
 /// A write waits for its turn this many times the request timeout: those before it may be large.
@@ -230,8 +230,13 @@ impl Mount {
     fn check(&self, op: &Op) -> Result<u64, StoreError> {
         match op {
             Op::Probe | Op::ListEnd { .. } => {}
-            Op::Stat { path } | Op::Tell { path, .. } | Op::List { path, .. } => {
+            Op::Stat { path } | Op::Look { path } | Op::Tell { path, .. } | Op::List { path, .. } => {
                 self.check_path(path)?;
+                if let Op::List { after: Some(after), .. } = op
+                    && check_name(after.strip_suffix('/').unwrap_or(after).as_bytes()).is_err()
+                {
+                    return Err(against_the_rules("a name to go on after that no listing has"));
+                }
                 if self.is_own(path) {
                     // Nobody else can see it.
                     return Err(error(StoreErrorKind::NotFound, format!("'{path}': nothing is there")));
@@ -358,7 +363,13 @@ fn unusable(kind: StoreErrorKind, path: &str, why: &str) -> StoreError {
 /// Whether `op` changes the store.
 fn changes(op: &Op) -> bool {
     match op {
-        Op::Probe | Op::Stat { .. } | Op::Tell { .. } | Op::List { .. } | Op::ListEnd { .. } | Op::Read { .. } => false,
+        Op::Probe
+        | Op::Stat { .. }
+        | Op::Look { .. }
+        | Op::Tell { .. }
+        | Op::List { .. }
+        | Op::ListEnd { .. }
+        | Op::Read { .. } => false,
         Op::Compose { .. }
         | Op::FlowBegin { .. }
         | Op::FlowSend { .. }
@@ -379,8 +390,12 @@ async fn remote(store: &Arc<Remote>, op: Op, total: u64) -> Result<Reply, StoreE
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe().await?),
         Op::Stat { path } => Reply::Meta(store.stat(&path).await?),
+        Op::Look { path } => {
+            let (meta, below) = store.look(&path).await?;
+            Reply::Looked { meta, below }
+        }
         Op::Tell { path, kind } => Reply::Meta(store.tell(&path, kind).await?),
-        Op::List { path, cursor } => store.list(&path, cursor).await?,
+        Op::List { path, cursor, after } => store.list(&path, cursor, after.as_deref()).await?,
         Op::ListEnd { cursor } => {
             store.list_end(cursor);
             Reply::Unit
@@ -415,7 +430,11 @@ fn local(store: &Local, op: Op) -> Result<Reply, StoreError> {
     Ok(match op {
         Op::Probe => Reply::Capabilities(store.probe()?),
         Op::Stat { path } | Op::Tell { path, .. } => Reply::Meta(store.stat(&path)?),
-        Op::List { path, cursor } => store.list(&path, cursor)?,
+        Op::Look { path } => Reply::Looked { meta: store.stat(&path)?, below: None },
+        Op::List { after: Some(_), path, .. } => {
+            return Err(error(StoreErrorKind::Unsupported, format!("list '{path}': not from the middle")));
+        }
+        Op::List { path, cursor, after: None } => store.list(&path, cursor)?,
         Op::ListEnd { cursor } => {
             store.list_end(cursor);
             Reply::Unit

@@ -109,6 +109,9 @@ pub(super) struct Service {
     pub real_dirs: bool,
     /// Its ETags tell two contents apart.
     pub etag: bool,
+    /// Its listings tell of an object what a question for it tells, but for headers: ETag, length and time. And one listing tells
+    /// of a name whether it is an object, a directory, or both.
+    pub lists_versions: bool,
     /// Renaming a directory is one request.
     pub renames_dirs: bool,
     pub keeps: Keeps,
@@ -141,6 +144,7 @@ const OBJECTS: Service = Service {
     upload: Upload::Parts,
     real_dirs: false,
     etag: true,
+    lists_versions: false,
     renames_dirs: false,
     keeps: TWO_KIB,
     shares: Shares { quick: 64, reads: 96, writes: 16 },
@@ -184,6 +188,7 @@ pub(super) static SERVICES: &[Service] = &[
             also("enable_request_payer", Bool, &["aws_request_payer", "request_payer"]),
             key("default_acl", Text),
         ],
+        lists_versions: true,
         ..OBJECTS
     },
     Service {
@@ -235,6 +240,7 @@ pub(super) static SERVICES: &[Service] = &[
             key("token", Secret),
         ],
         keeps: EIGHT_KIB,
+        lists_versions: true,
         ..OBJECTS
     },
     Service {
@@ -373,6 +379,7 @@ pub(super) static SERVICES: &[Service] = &[
             key("external_id", Secret),
         ],
         keeps: EIGHT_KIB,
+        lists_versions: true,
         ..OBJECTS
     },
     Service {

@@ -91,11 +91,16 @@ impl Double {
         }
         match op {
             Op::Probe => Ok(Reply::Capabilities(self.capabilities())),
+            Op::Look { path } => {
+                let meta = self.meta(mount, &path);
+                let meta = meta.ok_or(StoreError { kind: StoreErrorKind::NotFound, text: path })?;
+                Ok(Reply::Looked { meta, below: None })
+            }
             Op::Stat { path } | Op::Tell { path, .. } => match self.meta(mount, &path) {
                 Some(meta) => Ok(Reply::Meta(meta)),
                 None => fail(StoreErrorKind::NotFound),
             },
-            Op::List { path, .. } => Ok(Reply::Entries { entries: self.list(mount, &path), cursor: None }),
+            Op::List { path, .. } => Ok(Reply::Entries { entries: self.list(mount, &path), cursor: None, after: None }),
             Op::Read { path, offset, dest, .. } => match self.get(mount, &path) {
                 Some(bytes) => {
                     let start = offset as usize;

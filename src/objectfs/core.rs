@@ -22,7 +22,7 @@ use crate::fs::flags::init;
 use crate::fs::{Attr, Context, Entry, Errno, NodeId, Result, StatFs};
 use crate::metrics::MountMeter;
 use crate::store::path::check_name;
-use crate::store::{Attributes, Capabilities, Kind, Meta, Remote, Store, StoreError};
+use crate::store::{Attributes, Capabilities, Kind, ListEntry, Meta, Remote, Store, StoreError};
 
 /// How the guest may cache, by `--cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,6 +277,12 @@ impl<S: Store> Core<S> {
     /// Asks the store about `path`. The answer says what the mount keeps of attributes, and no more: none is all defaults.
     pub(super) async fn stat(&self, path: String) -> Result<Meta, StoreError> {
         self.remote.stat(path).await.map(|meta| self.complete(meta))
+    }
+
+    /// As [`Core::stat`], with all names of a directory if they come along.
+    pub(super) async fn look(&self, path: String) -> Result<(Meta, Option<Vec<ListEntry>>), StoreError> {
+        let (meta, below) = self.remote.look(path).await?;
+        Ok((self.complete(meta), below))
     }
 
     /// As [`Core::stat`], of what a listing has told to be of this kind.

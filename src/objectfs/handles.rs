@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inode::Inode;
-use super::readdir::Listing;
+use super::scan::Scan;
 use super::stream::Streams;
 use crate::fs::{Errno, Handle, NodeId, Result};
 use crate::metrics::MountMeter;
@@ -32,8 +32,8 @@ pub struct OpenFile {
 pub struct OpenDir {
     /// Which.
     pub inode: Arc<Inode>,
-    /// Its entries, as far as they were asked for.
-    pub listing: async_lock::Mutex<Listing>,
+    /// Its names, as far as they were asked for.
+    pub scan: async_lock::Mutex<Scan>,
 }
 
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@
 //! Only a hint: what the guest itself did since to a name outdates what a listing said of it ([`Listings::outdate`], and the
 //! tree's own memory of what was placed and removed when).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,14 @@ use crate::store::{ListEntry, Meta, Store};
 pub const JUST_NOW: Duration = Duration::from_millis(2);
 
 /// How long a listing may speak for a directory, whatever the cache policy says.
-const TRUST_MAX: Duration = Duration::from_secs(1);
+pub const TRUST_MAX: Duration = Duration::from_secs(1);
 
 /// Questions for names of one directory that are asked one by one before a listing takes their place.
 const BURST_AFTER: u32 = 4;
+
+/// Most names of a directory that is listed at once when one of them is asked for again: the answer is hardly longer than one about
+/// a single name.
+const FEW: usize = 16;
 
 /// A pause that ends a burst.
 const BURST_PAUSE: Duration = Duration::from_secs(1);
@@ -40,6 +44,8 @@ const NAMES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Listings {
     dirs: Mutex<HashMap<NodeId, Dir>>,
+    /// Names that were just not found.
+    pub absent: Absent,
 }
 
 #[derive(Debug)]
@@ -73,6 +79,10 @@ impl Dir {
             listing: Arc::default(),
         }
     }
+
+    fn is_as_listed(&self, asked: Instant) -> bool {
+        self.asked == Some(asked) && self.outdated.is_empty() && self.since <= asked
+    }
 }
 
 impl Listings {
@@ -93,6 +103,18 @@ impl Listings {
         self.dirs().get(&dir).and_then(|dir| dir.asked).is_some_and(is_fresh)
     }
 
+    /// All of `dir`, by the listing that was asked for at `asked`, if the guest has changed nothing since.
+    pub fn whole(&self, dir: NodeId, asked: Instant) -> Option<Vec<(String, Meta)>> {
+        let dirs = self.dirs();
+        let dir = dirs.get(&dir).filter(|dir| dir.is_as_listed(asked))?;
+        Some(dir.names.iter().map(|(name, meta)| (name.clone(), meta.clone())).collect())
+    }
+
+    /// Whether [`Listings::whole`] would give the same again.
+    pub fn is_as_listed(&self, dir: NodeId, asked: Instant) -> bool {
+        self.dirs().get(&dir).is_some_and(|dir| dir.is_as_listed(asked))
+    }
+
     /// The record of `dir`, in place of the one that was used least lately if there are many.
     fn record(dirs: &mut HashMap<NodeId, Dir>, dir: NodeId, now: Instant) -> &mut Dir {
         if dirs.len() >= DIRS_MAX && !dirs.contains_key(&dir) {
@@ -102,8 +124,9 @@ impl Listings {
         dirs.entry(dir).or_insert_with(|| Dir::new(now))
     }
 
-    /// Counts a question for a name of `dir`. With many, gives what is to be held while the directory is listed instead.
-    fn question(&self, dir: NodeId) -> Option<Arc<async_lock::Mutex<()>>> {
+    /// Counts a question for `name` in `dir`. With many, or where `name` was one of few that the last listing told, gives what is to
+    /// be held while the directory is listed instead.
+    fn question(&self, dir: NodeId, name: &str) -> Option<Arc<async_lock::Mutex<()>>> {
         let now = Instant::now();
         let mut dirs = self.dirs();
         let dir = Self::record(&mut dirs, dir, now);
@@ -112,7 +135,8 @@ impl Listings {
         }
         dir.questions = dir.questions.saturating_add(1);
         let small = dir.large.is_none_or(|at| at.elapsed() > LARGE_FOR);
-        (small && dir.questions > BURST_AFTER).then(|| Arc::clone(&dir.listing))
+        let one_of_few = dir.names.len() <= FEW && dir.names.contains_key(name) && !dir.outdated.contains_key(name);
+        (small && (one_of_few || dir.questions > BURST_AFTER)).then(|| Arc::clone(&dir.listing))
     }
 
     /// All of `dir`, as asked for at `asked`.
@@ -159,6 +183,7 @@ impl Listings {
 
     /// What was said of `name` in `dir` until now is out of date.
     pub fn outdate(&self, dir: NodeId, name: &str) {
+        self.absent.take(dir, name);
         if let Some(record) = self.dirs().get_mut(&dir) {
             record.outdated.insert(name.to_owned(), Instant::now());
             if record.outdated.len() > NAMES_MAX {
@@ -180,6 +205,44 @@ impl Listings {
     /// What was said of anything is out of date.
     pub fn outdate_all(&self) {
         self.dirs().clear();
+        self.absent.names().clear();
+    }
+}
+
+/// Most names that were just found absent.
+const ABSENT_MAX: usize = 64;
+
+/// Names that lookups have just not found. A creat(2) begins with the lookup of its name, and is not asked for it again; anybody
+/// else is.
+#[derive(Debug, Default)]
+pub struct Absent {
+    names: Mutex<VecDeque<(NodeId, String, Instant)>>,
+}
+
+impl Absent {
+    fn names(&self) -> MutexGuard<'_, VecDeque<(NodeId, String, Instant)>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store's answer to a lookup of `name` in `dir` has just come: it is not there.
+    pub fn note(&self, dir: NodeId, name: &str) {
+        let mut names = self.names();
+        if names.len() >= ABSENT_MAX {
+            names.pop_front();
+        }
+        names.push_back((dir, name.to_owned(), Instant::now()));
+    }
+
+    /// Whether that was said just now, once.
+    pub fn take(&self, dir: NodeId, name: &str) -> bool {
+        let mut names = self.names();
+        if names.is_empty() {
+            return false;
+        }
+        let now = Instant::now();
+        names.retain(|(_, _, at)| now.duration_since(*at) < JUST_NOW);
+        let at = names.iter().position(|(of, known, _)| *of == dir && known == name);
+        at.and_then(|at| names.remove(at)).is_some()
     }
 }
 
@@ -211,7 +274,7 @@ impl<S: Store> Core<S> {
         if let Some(known) = answer() {
             return Some(known);
         }
-        let lock = self.listings.question(parent)?;
+        let lock = self.listings.question(parent, name)?;
         let _one_at_a_time = lock.lock().await;
         if self.listings.is_listed(parent, is_fresh) {
             return answer();

@@ -1,5 +1,6 @@
 //! From names to inodes, and the attributes of those.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use futures::future::BoxFuture;
 use super::attributes::PERMISSIONS;
 use super::core::{Core, join_ns};
 use super::inode::{Inode, now_ns};
+use super::listings::Asked;
 use crate::fs::{Attr, Entry, Errno, Handle, NodeId, Result, SetAttr, SetTime};
 use crate::store::{Kind, Meta, Store, StoreError, StoreErrorKind};
 
@@ -18,7 +20,15 @@ impl<S: Store> Core<S> {
     /// FUSE_LOOKUP.
     pub(super) async fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
         self.inode(parent)?.dir()?;
-        let inode = self.learn(parent, Self::old_name(parent, name)?).await?;
+        let name = Self::old_name(parent, name)?;
+        self.listings.absent.take(parent, name);
+        let inode = match self.learn(parent, name).await {
+            Err(Errno::ENOENT) => {
+                self.listings.absent.note(parent, name);
+                return Err(Errno::ENOENT);
+            }
+            other => other?,
+        };
         Ok(self.entry(&inode))
     }
 
@@ -70,8 +80,17 @@ impl<S: Store> Core<S> {
                 }
                 let listed = if race == 0 { self.listed(parent, &above, name).await } else { None };
                 let by_name = listed.is_none();
+                let mut below = None;
                 let (asked, answer) = match listed {
                     Some((meta, asked)) => self.attributes_of(parent, name, &path, meta, asked).await,
+                    None if self.is_worth_a_look(parent, name) => {
+                        let asked = Instant::now();
+                        let answer = self.look(path.clone()).await.map(|(meta, names)| {
+                            below = names;
+                            meta
+                        });
+                        (asked, answer)
+                    }
                     None => (Instant::now(), self.stat(path.clone()).await),
                 };
                 let mut tree = self.tree();
@@ -88,6 +107,11 @@ impl<S: Store> Core<S> {
                         let inode = tree.adopt(parent, name, &meta, asked)?;
                         if by_name {
                             inode.state().looked_up = Some(Instant::now());
+                        }
+                        if let (None, Some(below), Kind::Dir) = (known, below, inode.kind) {
+                            // Just now it came to be known, so the guest has changed nothing in it.
+                            let asked = Asked { at: asked, deleted: HashSet::new() };
+                            self.note_listing(inode.id, asked, &below);
                         }
                         return Ok(inode);
                     }
@@ -110,6 +134,14 @@ impl<S: Store> Core<S> {
             }
             Err(Errno::EAGAIN)
         })
+    }
+
+    /// Whether the names in a directory are wanted along with the answer to a lookup: if the guest sees it for the first time, it
+    /// will look into it.
+    fn is_worth_a_look(&self, parent: NodeId, name: &str) -> bool {
+        // Attributes are told with no listing, and what is deleted might still be there.
+        let told = self.config.posix || self.capabilities.real_dirs || self.timeout().is_zero();
+        !told && self.deletions.is_empty() && self.tree().child(parent, name).is_none()
     }
 
     /// What a listing asked for at `asked` says of a name, with its attributes where the mount keeps them and listings do not tell

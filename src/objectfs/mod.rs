@@ -31,6 +31,7 @@ mod readdir;
 mod remove;
 mod rename;
 mod save;
+mod scan;
 mod special;
 mod stream;
 #[cfg(test)]

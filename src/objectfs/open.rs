@@ -13,7 +13,8 @@ use crate::fs::flags::fopen;
 use crate::fs::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
 use crate::store::{Kind, Store};
 
-/// Files of up to so many bytes come whole when they are opened to be read.
+/// Files of up to so many bytes come whole when they are opened to be read: as many as the guest's kernel asks for with its first
+/// read ahead, so that the request that tells the version moves no byte that the next would not.
 const SMALL: u64 = 128 << 10;
 
 /// open(2)'s access mode: may it read, may it write.
@@ -125,7 +126,10 @@ impl<S: Store> Core<S> {
     ) -> Result<(Entry, Opened)> {
         let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
-        match self.learn(parent, name).await {
+        // The kernel looks the name up first; what that found is not asked for again.
+        let absent = self.listings.absent.take(parent, name) && self.tree().child(parent, name).is_none();
+        let found = if absent { Err(Errno::ENOENT) } else { self.learn(parent, name).await };
+        match found {
             Ok(inode) => {
                 let opened = if exclusive { Err(Errno::EEXIST) } else { self.open_learnt(&inode, flags).await };
                 if opened.is_err() {

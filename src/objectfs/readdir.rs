@@ -1,8 +1,8 @@
-//! Reading directories. A handle keeps the names that it has listed, so that cookies stay valid while entries come and go; a
+//! Reading directories. A handle knows which name stood where (`scan`), so that cookies stay valid while entries come and go; a
 //! listing carries attributes, so that `ls -l` asks for nothing else; attributes that the mount keeps and the store does not list are
 //! asked for name by name, those of a reply at once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,11 +15,13 @@ use super::attributes::type_of;
 use super::core::{CachePolicy, Core};
 use super::handles::OpenDir;
 use super::inode::Inode;
+use super::listings::{JUST_NOW, TRUST_MAX};
 use super::lookup::{dirent_type, gone};
+use super::scan::{Again, Found, Listed, Next, Scan};
 use super::tree::Tree;
 use crate::fs::flags::fopen;
 use crate::fs::{DirEntry, DirSink, Entry, Errno, Handle, NodeId, Opened, Result};
-use crate::store::{Kind, Meta, Store};
+use crate::store::{Kind, ListEntry, Meta, Page, Store, StoreErrorKind};
 
 /// `.` and `..` come before the names.
 const DOTS: u64 = 2;
@@ -30,75 +32,8 @@ const TOLD_AT_ONCE: usize = 32;
 /// Length of a READDIRPLUS entry in bytes, without its name.
 const ENTRY_LEN: usize = 152;
 
-/// Most names before the place that is read of which more is kept than the name.
-const BEHIND: usize = 1000;
-
-/// What a directory handle has listed so far: names alone far behind the place that is read, then all that was listed of them.
-#[derive(Debug, Default)]
-pub struct Listing {
-    packed: Packed,
-    names: VecDeque<Listed>,
-    /// Cursor of the next page; `None` when there is none.
-    cursor: Option<u64>,
-    started: bool,
-}
-
-/// Names without anything else, end to end: a million of them take some tens of megabytes.
-#[derive(Debug, Default)]
-struct Packed {
-    text: String,
-    /// Where each ends, and whether it is a directory.
-    ends: Vec<(usize, bool)>,
-}
-
-impl Packed {
-    fn push(&mut self, listed: &Listed) {
-        self.text.push_str(&listed.name);
-        self.ends.push((self.text.len(), listed.meta.kind == Kind::Dir));
-    }
-
-    /// The name with that number, as one that nothing more is known of.
-    fn get(&self, index: usize) -> Option<Listed> {
-        let &(end, is_dir) = self.ends.get(index)?;
-        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).map_or(0, |&(end, _)| end);
-        let kind = if is_dir { Kind::Dir } else { Kind::File };
-        let meta = Meta { kind, size: 0, mtime_ns: None, etag: None, marker: None, details: None };
-        let name = self.text.get(start..end)?.to_owned();
-        Some(Listed { name, meta, asked: None, told: None, unknown: false })
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &str> {
-        let starts = std::iter::once(0).chain(self.ends.iter().map(|&(end, _)| end));
-        starts.zip(&self.ends).filter_map(|(start, &(end, _))| self.text.get(start..end))
-    }
-}
-
-impl Listing {
-    fn len(&self) -> usize {
-        self.packed.ends.len() + self.names.len()
-    }
-
-    /// Keeps only the names of what lies far behind `index`.
-    fn pack_behind(&mut self, index: usize) {
-        while self.packed.ends.len() + BEHIND < index
-            && let Some(listed) = self.names.pop_front()
-        {
-            self.packed.push(&listed);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Listed {
-    name: String,
-    meta: Meta,
-    /// When it was asked for; `None`: the store does not have it yet.
-    asked: Option<Instant>,
-    /// When the store was asked for what the listing does not tell, if it was.
-    told: Option<Instant>,
-    /// It had no answer.
-    unknown: bool,
-}
+/// Most requests for one page that is listed again, into which many names have come.
+const AGAIN_MAX: usize = 8;
 
 impl<S: Store> Core<S> {
     /// FUSE_OPENDIR.
@@ -109,7 +44,8 @@ impl<S: Store> Core<S> {
         if !fresh {
             self.revalidate(&inode).await?;
         }
-        let handle = self.handles.open_dir(OpenDir { inode, listing: async_lock::Mutex::default() })?;
+        let scan = async_lock::Mutex::new(self.come_along(&inode));
+        let handle = self.handles.open_dir(OpenDir { inode, scan })?;
         let flags = match self.config.cache {
             CachePolicy::Never | CachePolicy::Auto => 0,
             CachePolicy::Metadata | CachePolicy::Always => fopen::CACHE_DIR | fopen::KEEP_CACHE,
@@ -117,18 +53,46 @@ impl<S: Store> Core<S> {
         Ok(Opened { handle: Some(handle), flags })
     }
 
+    /// The names of a directory that came along with the lookup of just now, which belongs to the same opendir(3).
+    fn come_along(&self, inode: &Arc<Inode>) -> Scan {
+        let mut scan = Scan::default();
+        let asked = {
+            let mut state = inode.state();
+            let just_now = state.looked_up.take().is_some_and(|at| at.elapsed() < JUST_NOW);
+            state.asked.filter(|&asked| just_now && self.is_fresh(Some(asked)))
+        };
+        if let Some(asked) = asked
+            && let Some(names) = self.listings.whole(inode.id, asked)
+        {
+            let names = names.into_iter().map(|(name, meta)| Listed::of_store(name, meta, asked));
+            scan.push(names.collect(), None, Next::End);
+            self.add_local(inode.id, &mut scan);
+            scan.ready = Some(asked);
+        }
+        scan
+    }
+
     /// FUSE_RELEASEDIR.
     pub(super) async fn releasedir(&self, nodeid: NodeId, handle: Handle) -> Result<()> {
         let dir = self.handles.dir(nodeid, handle)?;
         self.handles.close_dir(handle);
-        let cursor = dir.listing.lock().await.cursor.take();
-        if let Some(cursor) = cursor {
-            self.spawn(|core| async move {
-                // It would end by itself.
-                let _ = core.remote.list_end(cursor).await;
-            });
-        }
+        self.end_scan(&mut *dir.scan.lock().await);
         Ok(())
+    }
+
+    /// Nobody goes on with the listing.
+    fn end_scan(&self, scan: &mut Scan) {
+        if let Next::At(cursor, _) = *scan.next() {
+            self.end_listing(cursor);
+        }
+        *scan = Scan::default();
+    }
+
+    fn end_listing(&self, cursor: u64) {
+        self.spawn(|core| async move {
+            // It would end by itself.
+            let _ = core.remote.list_end(cursor).await;
+        });
     }
 
     /// FUSE_READDIR and, with `plus`, FUSE_READDIRPLUS.
@@ -141,10 +105,14 @@ impl<S: Store> Core<S> {
         out: &mut impl DirSink,
     ) -> Result<()> {
         let dir = self.handles.dir(nodeid, handle)?;
-        let mut listing = dir.listing.lock().await;
-        if offset == 0 && listing.started {
+        let mut scan = dir.scan.lock().await;
+        let ready = scan.ready.take().is_some_and(|asked| {
+            let fresh = self.is_fresh(Some(asked)) && asked.elapsed() < TRUST_MAX;
+            fresh && self.listings.is_as_listed(nodeid, asked)
+        });
+        if offset == 0 && *scan.next() != Next::Start && !ready {
             // rewinddir(3): the directory as it is now.
-            *listing = Listing::default();
+            self.end_scan(&mut scan);
         }
         let mut at = offset;
         while at < DOTS {
@@ -160,85 +128,132 @@ impl<S: Store> Core<S> {
         let mut told = 0;
         loop {
             let index = usize::try_from(at - DOTS).map_err(|_| Errno::EINVAL)?;
-            if index >= listing.len() {
-                if listing.started && listing.cursor.is_none() {
+            if index >= scan.len() {
+                if *scan.next() == Next::End {
                     return Ok(());
                 }
-                listing.pack_behind(index);
-                self.next_page(&dir, &mut listing).await?;
+                self.next_page(&dir, &mut scan).await?;
                 continue;
             }
+            if let Found::Elsewhere(page, again) = scan.find(index) {
+                self.list_again(&dir, &mut scan, page, again).await?;
+            }
+            let Some((first, names)) = scan.page(index) else { return Err(Errno::EIO) };
             at += 1;
-            let packed = listing.packed.ends.len();
-            let fits = match index.checked_sub(packed) {
-                None => {
-                    let Some(listed) = listing.packed.get(index) else { return Err(Errno::EIO) };
-                    self.pack(&dir, &listed, at, plus, out)
-                }
-                Some(index) => {
-                    let names = listing.names.make_contiguous();
-                    if plus && self.config.posix && packed + index >= told {
-                        told = packed + self.tell(&dir, names, index, out.room()).await;
-                    }
-                    self.pack(&dir, &names[index], at, plus, out)
-                }
-            };
-            if !fits {
+            if plus && self.config.posix && index >= told {
+                told = first + self.tell(&dir, names, index - first, out.room()).await;
+            }
+            // Without one: it is gone.
+            if let Some(Some(listed)) = names.get(index - first)
+                && !self.pack(&dir, listed, at, plus, out)
+            {
                 return Ok(());
             }
         }
     }
 
-    fn next_page<'a>(&'a self, dir: &'a OpenDir, listing: &'a mut Listing) -> BoxFuture<'a, Result<()>> {
+    fn next_page<'a>(&'a self, dir: &'a OpenDir, scan: &'a mut Scan) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let path = self.tree().path(dir.inode.id)?;
-            let begun = self.begin_listing(dir.inode.id);
-            let asked = begun.at;
-            let mut gone_since = begun.deleted.clone();
-            let (entries, cursor) = match self.remote.list(path.clone(), listing.cursor.unwrap_or(0)).await {
+            let (cursor, from) = match scan.next() {
+                Next::At(cursor, from) => (*cursor, from.clone()),
+                Next::Start | Next::End => (0, None),
+            };
+            let mut begun = self.begin_listing(dir.inode.id);
+            let page = match self.remote.page(path.clone(), cursor, None).await {
+                // Nobody went on with it for long.
+                Err(error) if error.kind == StoreErrorKind::Stale && from.is_some() => {
+                    begun = self.begin_listing(dir.inode.id);
+                    self.remote.page(path, 0, from.clone()).await
+                }
+                other => other,
+            };
+            let page = match page {
                 // Others emptied it, but it has files that the store does not have yet.
-                Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => (Vec::new(), None),
+                Err(error) if gone(&error) && self.tree().is_local(&dir.inode) => {
+                    Page { entries: Vec::new(), cursor: None, after: None }
+                }
                 other => other?,
             };
-            if listing.cursor.is_none() && cursor.is_none_or(|cursor| cursor == 0) {
-                self.note_listing(dir.inode.id, begun, &entries);
+            let (asked, deleted) = (begun.at, begun.deleted.clone());
+            if cursor == 0 && page.cursor.is_none() {
+                self.note_listing(dir.inode.id, begun, &page.entries);
             }
-            gone_since.extend(self.deletions.below(dir.inode.id));
-            for entry in entries {
-                let legal = Self::new_name(dir.inode.id, entry.name.as_bytes()).is_ok();
-                if legal && !gone_since.contains(&entry.name) {
-                    listing.names.push_back(Listed {
-                        name: entry.name,
-                        meta: entry.meta,
-                        asked: Some(asked),
-                        told: None,
-                        unknown: false,
-                    });
-                }
-            }
-            listing.started = true;
-            listing.cursor = cursor.filter(|&cursor| cursor != 0);
-            if listing.cursor.is_none() {
-                self.add_local(dir, listing);
+            // What begins or ends anywhere cannot be listed again; nor can a directory of one page, which is kept.
+            let (begins, ends) = (cursor == 0 || from.is_some(), page.after.is_some() || page.cursor.is_none());
+            let resumes = from.is_some() || page.after.is_some();
+            let again = (begins && ends && resumes).then(|| Again { from, until: page.after.clone() });
+            let next = page.cursor.map_or(Next::End, |cursor| Next::At(cursor, page.after));
+            let last = next == Next::End;
+            let names = self.legal(dir.inode.id, page.entries, asked, deleted);
+            scan.push(names, again, next);
+            if last {
+                self.add_local(dir.inode.id, scan);
             }
             Ok(())
         })
     }
 
+    /// The names of a page that the guest may see.
+    fn legal(&self, dir: NodeId, entries: Vec<ListEntry>, asked: Instant, mut deleted: HashSet<String>) -> Vec<Listed> {
+        deleted.extend(self.deletions.below(dir));
+        let legal =
+            |entry: &ListEntry| Self::new_name(dir, entry.name.as_bytes()).is_ok() && !deleted.contains(&entry.name);
+        let entries = entries.into_iter().filter(legal);
+        entries.map(|entry| Listed::of_store(entry.name, entry.meta, asked)).collect()
+    }
+
+    /// Brings back a page that is not kept, as it is now.
+    fn list_again<'a>(
+        &'a self,
+        dir: &'a OpenDir,
+        scan: &'a mut Scan,
+        page: usize,
+        again: Option<Again>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let Some(Again { mut from, until }) = again else {
+                log::error!("a directory of a store that cannot list from a name on is too large to be read backwards");
+                return Err(Errno::EIO);
+            };
+            let path = self.tree().path(dir.inode.id)?;
+            let mut names = Vec::new();
+            for _ in 0..AGAIN_MAX {
+                let begun = self.begin_listing(dir.inode.id);
+                let listed = self.remote.page(path.clone(), 0, from).await?;
+                if let Some(cursor) = listed.cursor {
+                    self.end_listing(cursor);
+                }
+                names.extend(self.legal(dir.inode.id, listed.entries, begun.at, begun.deleted));
+                // More came into it than a page takes.
+                from = listed.after.filter(|after| until.as_ref().is_none_or(|until| after < until));
+                if listed.cursor.is_none() || from.is_none() {
+                    break;
+                }
+            }
+            scan.refill(page, names);
+            Ok(())
+        })
+    }
+
     /// Adds what the store does not have yet: files, and the directories that only such files keep alive.
-    fn add_local(&self, dir: &OpenDir, listing: &mut Listing) {
+    fn add_local(&self, dir: NodeId, scan: &mut Scan) {
         let tree = self.tree();
-        let mut local: HashMap<String, Arc<Inode>> = tree.children(dir.inode.id).into_iter().collect();
+        let mut local: HashMap<String, Arc<Inode>> = tree.children(dir).into_iter().collect();
         local.retain(|_, inode| inode.kind == Kind::Dir || inode.state().is_local());
         if local.is_empty() {
             return;
         }
-        let listed = listing.packed.iter().chain(listing.names.iter().map(|listed| listed.name.as_str()));
-        listed.for_each(|name| drop(local.remove(name)));
-        for (name, inode) in local {
-            if !tree.is_local(&inode) {
-                continue;
-            }
+        scan.remove_listed(&mut local);
+        if scan.forgets() {
+            // Of so many names not all are remembered: only what no store can have told.
+            local.retain(|_, inode| {
+                let state = inode.state();
+                inode.kind == Kind::File && state.content.base().is_none() && !state.shadows
+            });
+        }
+        local.retain(|_, inode| tree.is_local(inode));
+        let names = local.into_iter().map(|(name, inode)| {
             let state = inode.state();
             let meta = Meta {
                 kind: inode.kind,
@@ -248,8 +263,9 @@ impl<S: Store> Core<S> {
                 marker: None,
                 details: None,
             };
-            listing.names.push_back(Listed { name, meta, asked: None, told: None, unknown: false });
-        }
+            Listed::of_memory(name, meta)
+        });
+        scan.push(names.collect(), None, Next::End);
     }
 
     /// Asks for the attributes of the names from `index` on that fit into `room` bytes of a reply, as far as the listing did
@@ -257,31 +273,33 @@ impl<S: Store> Core<S> {
     fn tell<'a>(
         &'a self,
         dir: &'a OpenDir,
-        names: &'a mut [Listed],
+        names: &'a mut [Option<Listed>],
         index: usize,
         room: usize,
     ) -> BoxFuture<'a, usize> {
         Box::pin(async move {
             let (mut end, mut len) = (index, 0);
             while end < names.len() && end - index < TOLD_AT_ONCE && (end == index || len < room) {
-                len += ENTRY_LEN + names[end].name.len();
+                len += names[end].as_ref().map_or(0, |listed| ENTRY_LEN + listed.name.len());
                 end += 1;
             }
             let wanted: Vec<(usize, String, Kind)> = {
                 let tree = self.tree();
-                let wanted = (index..end).filter(|&at| self.is_untold(&tree, dir.inode.id, &names[at]));
-                let path = |at: usize| tree.path_of(dir.inode.id, &names[at].name).ok();
-                wanted.filter_map(|at| Some((at, path(at)?, names[at].meta.kind))).collect()
+                let listed = (index..end).filter_map(|at| Some((at, names[at].as_ref()?)));
+                let wanted = listed.filter(|(_, listed)| self.is_untold(&tree, dir.inode.id, listed));
+                let path = |listed: &Listed| tree.path_of(dir.inode.id, &listed.name).ok();
+                wanted.filter_map(|(at, listed)| Some((at, path(listed)?, listed.meta.kind))).collect()
             };
             let asked = Instant::now();
             let answers = join_all(wanted.iter().map(|(_, path, kind)| self.tell_one(path, *kind))).await;
             for ((at, path, _), answer) in wanted.into_iter().zip(answers) {
+                let Some(listed) = &mut names[at] else { continue };
                 match answer {
-                    Ok(meta) => (names[at].meta, names[at].told) = (meta, Some(asked)),
+                    Ok(meta) => (listed.meta, listed.told) = (meta, Some(asked)),
                     // One name's trouble is not the listing's; who looks it up is told.
                     Err(error) => {
                         log::debug!("the attributes of {path:?} are not listed: {error}");
-                        names[at].unknown = true;
+                        listed.unknown = true;
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! A store in memory that fails, waits and changes when told to, and guest buffers made of vectors.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,7 +54,9 @@ pub struct Bucket {
     /// The next operations do their work and then fail like this: the answer is lost on the way.
     pub fail_after: Vec<(&'static str, StoreErrorKind)>,
     /// Where listings go on: after these names.
-    cursors: Vec<String>,
+    pub cursors: Vec<String>,
+    /// They can go on after any name.
+    pub resumes: bool,
     /// Names of the operations so far.
     pub log: Vec<&'static str>,
     /// Objects that are sent piece by piece.
@@ -193,33 +195,34 @@ impl MemStore {
         Ok(Reply::Meta(bucket.object_meta(path).expect("just put")))
     }
 
-    fn list(&self, bucket: &mut Bucket, path: &str, cursor: u64) -> Answer<Reply> {
+    fn list(&self, bucket: &mut Bucket, path: &str, cursor: u64, after: Option<&str>) -> Answer<Reply> {
         let prefix = if path.is_empty() { String::new() } else { format!("{path}/") };
-        let after = cursor.checked_sub(1).map(|at| bucket.cursors[at as usize].clone());
-        let mut names: Vec<String> = Vec::new();
-        let mut seen = HashSet::new();
+        let at = cursor.checked_sub(1).map(|at| bucket.cursors[at as usize].clone());
+        let after = at.or(after.map(str::to_owned));
+        // As they sort: a directory with its slash. It hides a file of its name.
+        let mut names: BTreeSet<String> = BTreeSet::new();
         for key in bucket.objects.keys().filter(|k| k.starts_with(&prefix) && k.len() > prefix.len()) {
-            let name = key[prefix.len()..].split('/').next().expect("a component");
-            if seen.insert(name.to_owned()) {
-                names.push(name.to_owned());
-            }
+            let rest = &key[prefix.len()..];
+            names.insert(rest.find('/').map_or(rest, |slash| &rest[..=slash]).to_owned());
         }
-        names.sort();
-        names.retain(|name| after.as_ref().is_none_or(|after| name > after));
+        let dirs: HashSet<String> = names.iter().filter_map(|name| name.strip_suffix('/').map(str::to_owned)).collect();
+        names.retain(|name| !dirs.contains(name) && after.as_ref().is_none_or(|after| name > after));
+        let names = Vec::from_iter(names);
         let end = self.page.min(names.len());
-        let more = (end < names.len()).then(|| {
+        let cursor = (end < names.len()).then(|| {
             bucket.cursors.push(names[end - 1].clone());
             bucket.cursors.len() as u64
         });
         let entries = names[..end]
             .iter()
             .map(|name| {
-                let path = format!("{prefix}{name}");
-                let meta = Meta { details: None, ..bucket.meta(&path).expect("listed") };
-                ListEntry { name: name.clone(), meta }
+                let name = name.trim_end_matches('/');
+                let meta = Meta { details: None, ..bucket.meta(&format!("{prefix}{name}")).expect("listed") };
+                ListEntry { name: name.to_owned(), meta }
             })
             .collect();
-        Ok(Reply::Entries { entries, cursor: more })
+        let after = cursor.filter(|_| bucket.resumes).map(|_| names[end - 1].clone());
+        Ok(Reply::Entries { entries, cursor, after })
     }
 
     fn rename_dir(bucket: &mut Bucket, from: &str, to: &str) -> Answer<Reply> {
@@ -246,7 +249,7 @@ impl MemStore {
         let mut bucket = self.bucket();
         let name = match op {
             Op::Probe => "probe",
-            Op::Stat { .. } => "stat",
+            Op::Stat { .. } | Op::Look { .. } => "stat",
             Op::Tell { .. } => "tell",
             Op::List { .. } => "list",
             Op::ListEnd { .. } => "list_end",
@@ -288,6 +291,20 @@ impl MemStore {
     fn work(&self, bucket: &mut Bucket, op: &Op) -> Answer<Reply> {
         match op {
             Op::Probe => Ok(Reply::Capabilities(capabilities())),
+            Op::Look { path } => {
+                let meta = bucket.meta(path).ok_or(StoreErrorKind::NotFound)?;
+                let dir = format!("{path}/");
+                let few = bucket.objects.range(dir.clone()..).take_while(|(key, _)| key.starts_with(&dir)).count()
+                    <= self.page;
+                let mut below = None;
+                if meta.kind == Kind::Dir
+                    && few
+                    && let Reply::Entries { entries, cursor: None, .. } = self.list(bucket, path, 0, None)?
+                {
+                    below = Some(entries);
+                }
+                Ok(Reply::Looked { meta, below })
+            }
             // As of S3: one question, of the object's key.
             Op::Tell { path, kind: Kind::File } => {
                 bucket.object_meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)
@@ -295,7 +312,7 @@ impl MemStore {
             Op::Stat { path } | Op::Tell { path, .. } => {
                 bucket.meta(path).map(Reply::Meta).ok_or(StoreErrorKind::NotFound)
             }
-            Op::List { path, cursor } => self.list(bucket, path, *cursor),
+            Op::List { path, cursor, after } => self.list(bucket, path, *cursor, after.as_deref()),
             Op::ListEnd { .. } => Ok(Reply::Unit),
             Op::Read { path, version, offset, dest } => {
                 self.read(bucket, path, version.as_ref().expect("reads are pinned"), *offset, *dest)

@@ -114,8 +114,12 @@ fn replies_of_the_wrong_kind_or_with_foul_names_are_protocol_errors() {
     let foul = ListEntry { name: "../x".into(), meta: file(1) };
     let replies = [
         Reply::Unit,
-        Reply::Entries { entries: vec![foul], cursor: None },
-        Reply::Entries { entries: vec![ListEntry { name: "x".into(), meta: file(u64::MAX) }], cursor: None },
+        Reply::Entries { entries: vec![foul], cursor: None, after: None },
+        Reply::Entries {
+            entries: vec![ListEntry { name: "x".into(), meta: file(u64::MAX) }],
+            cursor: None,
+            after: None,
+        },
     ];
     let count = replies.len();
     let server = std::thread::spawn(move || {

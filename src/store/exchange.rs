@@ -95,6 +95,7 @@ enum Slot {
 enum Expects {
     Unit,
     Meta,
+    Looked,
     Entries,
     Capabilities,
 }
@@ -104,6 +105,7 @@ impl Expects {
         match op {
             Op::Probe => Expects::Capabilities,
             Op::List { .. } => Expects::Entries,
+            Op::Look { .. } => Expects::Looked,
             Op::Stat { .. }
             | Op::Tell { .. }
             | Op::Compose { .. }
@@ -130,9 +132,12 @@ impl Expects {
         let sound = match (self, &reply) {
             (Expects::Unit, Reply::Unit) | (Expects::Capabilities, Reply::Capabilities(_)) => true,
             (Expects::Meta, Reply::Meta(meta)) => sound(meta),
-            (Expects::Entries, Reply::Entries { entries, .. }) => {
-                entries.len() <= LIST_PAGE_MAX
-                    && entries.iter().all(|e| sound(&e.meta) && check_name(e.name.as_bytes()).is_ok())
+            (Expects::Entries, Reply::Entries { entries, after, .. }) => {
+                let name = |after: &String| check_name(after.strip_suffix('/').unwrap_or(after).as_bytes()).is_ok();
+                are_sound(entries) && after.as_ref().is_none_or(name)
+            }
+            (Expects::Looked, Reply::Looked { meta, below }) => {
+                sound(meta) && below.as_ref().is_none_or(|below| meta.kind == Kind::Dir && are_sound(below))
             }
             _ => false,
         };
@@ -142,6 +147,10 @@ impl Expects {
             Err(error(StoreErrorKind::Protocol, "the broker's reply is not one to the request"))
         }
     }
+}
+
+fn are_sound(entries: &[ListEntry]) -> bool {
+    entries.len() <= LIST_PAGE_MAX && entries.iter().all(|e| sound(&e.meta) && check_name(e.name.as_bytes()).is_ok())
 }
 
 fn sound(meta: &Meta) -> bool {

@@ -13,7 +13,7 @@ mod remote;
 pub use client::{Keep, StoreClient};
 pub use pool::Pool;
 pub use protocol::*;
-pub use remote::Remote;
+pub use remote::{Page, Remote};
 
 /// Something that carries out store operations: the [`StoreClient`], or a double in tests.
 pub trait Store: Send + Sync + 'static {

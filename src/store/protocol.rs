@@ -126,14 +126,17 @@ pub enum Op {
     /// What can this store do? → [`Reply::Capabilities`]
     Probe,
     /// What is at `path`: file, directory (marker or only a prefix) or nothing (NotFound)? A directory hides a file of the
-    /// same name. → [`Reply::Meta`]
+    /// same name. → [`Reply::Meta`], of a file without details where they would take another request
     Stat { path: String },
+    /// As [`Op::Stat`]; and all names in the directory that it may be, if the same request tells them. → [`Reply::Looked`]
+    Look { path: String },
     /// What a listing does not tell of `path`, of which it has just told that it is of this kind: nothing else is asked, so a
     /// file that has become a directory may be told as before. → [`Reply::Meta`] with details
     Tell { path: String, kind: Kind },
-    /// The next page of the directory `path`. `cursor` 0 starts; other cursors come from the page before and end after
-    /// the last page, [`Op::ListEnd`] or a minute of disuse (Stale). → [`Reply::Entries`]
-    List { path: String, cursor: u64 },
+    /// The next page of the directory `path`. `cursor` 0 starts, at the first name or with those that follow `after`, which an
+    /// earlier page has given; other cursors come from the page before and end after the last page, [`Op::ListEnd`] or a
+    /// minute of disuse (Stale). → [`Reply::Entries`]
+    List { path: String, cursor: u64, after: Option<String> },
     /// Forgets a cursor early. → [`Reply::Unit`]
     ListEnd { cursor: u64 },
     /// Reads `dest.len` bytes at `offset` of the object into the pool, all of them or an error; the caller knows the size. With
@@ -198,6 +201,7 @@ impl Op {
             | Op::Spool { .. } => true,
             Op::Probe
             | Op::Stat { .. }
+            | Op::Look { .. }
             | Op::Tell { .. }
             | Op::List { .. }
             | Op::ListEnd { .. }
@@ -338,8 +342,12 @@ pub enum Reply {
     Unit,
     /// Of a name.
     Meta(Meta),
+    /// Of a name, and all names below it if they have come along, as in a page.
+    Looked { meta: Meta, below: Option<Vec<ListEntry>> },
     /// A page: directories and files once each (a directory hides a file of its name), unsorted. `cursor` `None`: the last page.
-    Entries { entries: Vec<ListEntry>, cursor: Option<u64> },
+    /// `after`: that all names up to this one have come, by the order of their bytes, so that what follows can be listed again;
+    /// a directory's ends with a slash. `None`: the store cannot do that.
+    Entries { entries: Vec<ListEntry>, cursor: Option<u64>, after: Option<String> },
     /// Of the store.
     Capabilities(Capabilities),
 }

@@ -14,6 +14,17 @@ use super::{
 /// How much of a reply of the wrong kind an error tells, in characters.
 const REPLY_TEXT_MAX: usize = 200;
 
+/// A page of a listing.
+#[derive(Debug)]
+pub struct Page {
+    /// Names, in no order.
+    pub entries: Vec<ListEntry>,
+    /// Where the next page is, if there is one.
+    pub cursor: Option<u64>,
+    /// The name that all that was told does not follow, and all that was not does; `None`: the store cannot go on from a name.
+    pub after: Option<String>,
+}
+
 /// One mount of a store.
 #[derive(Debug)]
 pub struct Remote<S> {
@@ -64,6 +75,17 @@ impl<S: Store> Remote<S> {
         self.meta(Op::Stat { path: path.into() }, Box::new(())).await
     }
 
+    /// [`Op::Look`]: what is there, and all that is below it if that has come along.
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn look(&self, path: impl Into<String>) -> Result<(Meta, Option<Vec<ListEntry>>), StoreError> {
+        match self.perform(Op::Look { path: path.into() }).await? {
+            Reply::Looked { meta, below } => Ok((meta, below)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// [`Op::Tell`]
     ///
     /// # Errors
@@ -81,8 +103,19 @@ impl<S: Store> Remote<S> {
         path: impl Into<String>,
         cursor: u64,
     ) -> Result<(Vec<ListEntry>, Option<u64>), StoreError> {
-        match self.perform(Op::List { path: path.into(), cursor }).await? {
-            Reply::Entries { entries, cursor } => Ok((entries, cursor)),
+        let page = self.page(path, cursor, None).await?;
+        Ok((page.entries, page.cursor))
+    }
+
+    /// [`Op::List`]: the page at `cursor`, or the one that follows the name `after`.
+    ///
+    /// # Errors
+    /// As [`Store::perform`]'s.
+    pub async fn page(&self, path: impl Into<String>, cursor: u64, after: Option<String>) -> Result<Page, StoreError> {
+        match self.perform(Op::List { path: path.into(), cursor, after }).await? {
+            Reply::Entries { entries, cursor, after } => {
+                Ok(Page { entries, cursor: cursor.filter(|&cursor| cursor != 0), after })
+            }
             other => Err(unexpected(&other)),
         }
     }

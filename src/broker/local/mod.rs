@@ -163,11 +163,11 @@ impl Local {
         let mut entries = Vec::new();
         while entries.len() < LIST_PAGE_MAX {
             let Some(name) = stream.next_name().map_err(fail)? else {
-                return Ok(Reply::Entries { entries, cursor: None });
+                return Ok(Reply::Entries { entries, cursor: None, after: None });
             };
             entries.extend(self.entry(path, &stream, name).map_err(fail)?);
         }
-        Ok(Reply::Entries { entries, cursor: Some(self.listings.put(path, stream)) })
+        Ok(Reply::Entries { entries, cursor: Some(self.listings.put(path, stream)), after: None })
     }
 
     fn entry(&self, path: &str, dir: &DirStream, name: CString) -> io::Result<Option<ListEntry>> {

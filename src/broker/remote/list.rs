@@ -8,26 +8,28 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 
-use futures::TryStreamExt;
-use opendal::options::ListOptions;
-
 use super::super::error::error;
 use super::super::services::Upload;
+use super::pages::{Next, Pages};
 use super::{RESERVED, Remote, dir_path};
 use crate::store::path::{check_name, check_path, join};
-use crate::store::{Kind, LIST_PAGE_MAX, ListEntry, Reply, StoreError, StoreErrorKind};
+use crate::store::{LIST_PAGE_MAX, ListEntry, Reply, StoreError, StoreErrorKind};
 
 /// Most names of a listing that are remembered to find a directory and a file of one name; past it both may show.
 const REMEMBERED_MAX: usize = 200_000;
 
 /// A listing under way.
 pub(super) struct Listing {
-    lister: opendal::Lister,
-    /// Hashes of the names sent, for finding the same name again pages later.
-    sent: HashMap<u64, Kind>,
+    pages: Pages,
+    /// Hashes of the names sent, for finding the same name again pages later; with the name where the store sorts.
+    sent: HashMap<u64, Option<Box<str>>>,
     hasher: RandomState,
     /// Whether the store has said anything at all about the directory.
     exists: bool,
+    /// The greatest name sent, a directory's with its slash.
+    greatest: String,
+    /// The name to go on after, which the store may list again.
+    skip: Option<String>,
 }
 
 impl std::fmt::Debug for Listing {
@@ -36,21 +38,46 @@ impl std::fmt::Debug for Listing {
     }
 }
 
+impl Listing {
+    /// Forgets the names that cannot come again, as directories, because all that sorts before the greatest has come.
+    fn forget_past(&mut self) {
+        let greatest = self.greatest.as_bytes();
+        self.sent
+            .retain(|_, name| name.as_ref().is_none_or(|name| name.bytes().chain([b'/']).gt(greatest.iter().copied())));
+    }
+}
+
+/// How a page ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The listing is over.
+    Last,
+    /// All names up to the greatest were told.
+    Clean,
+    /// Anywhere.
+    Within,
+}
+
 impl Remote {
-    /// The next page of `path`.
-    pub async fn list(&self, path: &str, cursor: u64) -> Result<Reply, StoreError> {
+    /// The next page of `path`: with the cursor 0 the first one, or the first after the name `after`.
+    pub async fn list(&self, path: &str, cursor: u64, after: Option<&str>) -> Result<Reply, StoreError> {
         let mut listing = match cursor {
-            0 => self.open_listing(path).await?,
+            0 => self.open_listing(path, after).await?,
             _ => self.listings.take(cursor, path).ok_or_else(|| {
                 error(StoreErrorKind::Stale, format!("list '{path}': the cursor {cursor} is no more"))
             })?,
         };
-        let (entries, more) = self.page(path, &mut listing).await?;
-        if entries.is_empty() && !more && !listing.exists && !path.is_empty() {
+        let (entries, end) = self.page(path, &mut listing).await?;
+        if entries.is_empty() && end == End::Last && !listing.exists && !path.is_empty() && after.is_none() {
             self.demand_dir(path, &format!("list '{path}'")).await?;
         }
-        let cursor = more.then(|| self.listings.put(path, listing));
-        Ok(Reply::Entries { entries, cursor })
+        let resumes = end == End::Clean && Pages::resume(&self.can) && !listing.greatest.is_empty();
+        if resumes {
+            listing.forget_past();
+        }
+        let after = resumes.then(|| listing.greatest.clone());
+        let cursor = (end != End::Last).then(|| self.listings.put(path, listing));
+        Ok(Reply::Entries { entries, cursor, after })
     }
 
     /// Forgets a cursor.
@@ -58,26 +85,42 @@ impl Remote {
         self.listings.end(cursor);
     }
 
-    async fn open_listing(&self, path: &str) -> Result<Listing, StoreError> {
+    async fn open_listing(&self, path: &str, after: Option<&str>) -> Result<Listing, StoreError> {
         if self.service.scheme == "webdav" && !path.is_empty() {
             // Asked to list a file, servers answer with the file, and OpenDAL calls it an entry of itself.
             self.demand_dir(path, &format!("list '{path}'")).await?;
         }
-        let options = ListOptions { limit: Some(LIST_PAGE_MAX), ..ListOptions::default() };
-        let lister =
-            self.ops.ask.lister_options(&dir_path(path), options).await.map_err(|e| self.fail("list", path, &e))?;
-        Ok(Listing { lister, sent: HashMap::new(), hasher: RandomState::new(), exists: false })
+        if after.is_some() && !Pages::resume(&self.can) {
+            let text = format!("list '{path}': not from the middle");
+            return Err(error(StoreErrorKind::Unsupported, text));
+        }
+        let key = after.map(|after| join(path, after));
+        let pages = Pages::open(&self.ops, self.service.http, &dir_path(path), key);
+        let greatest = after.unwrap_or_default().to_owned();
+        let skip = after.map(|after| after.trim_end_matches('/').to_owned());
+        let (sent, hasher) = (HashMap::new(), RandomState::new());
+        let pages = pages.map_err(|e| self.fail("list", path, &e))?;
+        Ok(Listing { pages, sent, hasher, exists: false, greatest, skip })
     }
 
-    /// A full page and whether more may follow.
-    async fn page(&self, path: &str, listing: &mut Listing) -> Result<(Vec<ListEntry>, bool), StoreError> {
+    /// A page of the store's, or as much of it as one of ours takes; never an empty one before the last.
+    async fn page(&self, path: &str, listing: &mut Listing) -> Result<(Vec<ListEntry>, End), StoreError> {
         let dir = dir_path(path);
         let below = if path.is_empty() { "" } else { dir.as_str() };
         let mut page: Vec<ListEntry> = Vec::new();
         let mut at: HashMap<String, usize> = HashMap::new();
-        while page.len() < LIST_PAGE_MAX {
-            let next = listing.lister.try_next().await.map_err(|e| self.fail("list", path, &e))?;
-            let Some(entry) = next else { return Ok((page, false)) };
+        let failed = |e: opendal::Error| self.fail("list", path, &e);
+        loop {
+            if !page.is_empty() {
+                match listing.pages.peek().await.map_err(failed)? {
+                    Next::End => return Ok((page, End::Last)),
+                    Next::Page => return Ok((page, End::Clean)),
+                    Next::Here if page.len() >= LIST_PAGE_MAX => return Ok((page, End::Within)),
+                    Next::Here => {}
+                }
+            }
+            let next = listing.pages.next().await.map_err(failed)?;
+            let Some(entry) = next else { return Ok((page, End::Last)) };
             if entry.path() == dir || entry.path() == below {
                 // A marker; but servers with real directories answer so for a file, too.
                 listing.exists |= !self.service.real_dirs;
@@ -89,6 +132,9 @@ impl Remote {
             listing.exists = true;
             let Some(name) = self.name_in(path, below, entry.path()) else { continue };
             let is_dir = entry.metadata().is_dir() || entry.path().ends_with('/');
+            if is_dir && listing.skip.as_ref() == Some(&name) {
+                continue;
+            }
             let mut meta = if is_dir {
                 self.dir(self.service.real_dirs.then_some(true), super::seconds(entry.metadata()))
             } else {
@@ -109,6 +155,10 @@ impl Remote {
                 meta = self.detailed(entry.metadata());
             }
             if !self.service.real_dirs {
+                let key = &entry.path()[below.len()..];
+                if key > listing.greatest.as_str() {
+                    key.clone_into(&mut listing.greatest);
+                }
                 if let Some(&index) = at.get(&name) {
                     if is_dir {
                         page[index].meta = meta;
@@ -120,17 +170,17 @@ impl Remote {
                     continue;
                 }
                 if listing.sent.len() < REMEMBERED_MAX {
-                    listing.sent.insert(hash, meta.kind);
+                    let sorted = Pages::resume(&self.can);
+                    listing.sent.insert(hash, sorted.then(|| name.as_str().into()));
                 }
                 at.insert(name.clone(), page.len());
             }
             page.push(ListEntry { name, meta });
         }
-        Ok((page, true))
     }
 
     /// The name of the entry `full` of the directory `path`, if it can be shown.
-    fn name_in(&self, path: &str, below: &str, full: &str) -> Option<String> {
+    pub(super) fn name_in(&self, path: &str, below: &str, full: &str) -> Option<String> {
         let rest = full.strip_prefix(below)?;
         let name = rest.strip_suffix('/').unwrap_or(rest);
         if path.is_empty() && name.starts_with(RESERVED) {

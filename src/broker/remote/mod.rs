@@ -12,15 +12,17 @@ mod flow;
 mod list;
 mod marker;
 mod metadata;
+mod pages;
 mod plan;
 mod read;
 mod rename;
+mod seen;
 mod stat;
 mod sweep;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use opendal::{Capability, Metadata};
 use tokio::sync::Semaphore;
@@ -78,6 +80,10 @@ pub(super) struct Remote {
     patience: Duration,
     /// Stands for an ETag on `memory`.
     generation: AtomicU64,
+    /// Its listings have shown an object without its version.
+    vague: AtomicBool,
+    /// Since when it is not asked for many keys at once that may be of no use.
+    sparing: Mutex<Option<Instant>>,
     /// Blocks of its objects on this machine's disk.
     shelf: Option<Shelf>,
     /// Where what is under way is counted.
@@ -111,6 +117,8 @@ impl Remote {
             readonly: options.readonly,
             patience: options.request_timeout,
             generation: AtomicU64::new(1),
+            vague: AtomicBool::new(false),
+            sparing: Mutex::default(),
             meter: Arc::clone(&options.meter),
             flows: Arc::default(),
             shelf: options.disk.as_ref().map(|disk| Shelf::new(Arc::clone(disk), backend, pool)),

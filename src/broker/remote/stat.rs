@@ -12,13 +12,21 @@ use super::{Remote, dir_path};
 use crate::store::{Kind, Meta, StoreError, StoreErrorKind};
 
 impl Remote {
-    /// What is at `path`, with its details; a directory hides a file of the same name.
+    /// What is at `path`; a directory hides a file of the same name. With its details, unless those of a file take another
+    /// request.
     pub async fn stat(&self, path: &str) -> Result<Meta, StoreError> {
         let markers = self.posix && !self.service.real_dirs && !path.is_empty();
-        let found = if markers { self.find_with_marker(path).await } else { self.find(path).await };
+        let listed = self.is_found_listed() && !path.is_empty();
+        let found = match markers {
+            true => self.find_with_marker(path).await,
+            false if listed => self.find_alone(path).await,
+            false => self.find(path).await,
+        };
         let mut meta =
             found?.ok_or_else(|| error(StoreErrorKind::NotFound, format!("stat '{path}': nothing is there")))?;
-        meta.details.get_or_insert_default();
+        if meta.kind == Kind::Dir || !listed {
+            meta.details.get_or_insert_default();
+        }
         Ok(meta)
     }
 
@@ -138,7 +146,7 @@ impl Remote {
     }
 
     /// The directory `path` alone, where directories are what their entries make them.
-    async fn find_dir(&self, path: &str) -> Result<Option<Meta>, StoreError> {
+    pub(super) async fn find_dir(&self, path: &str) -> Result<Option<Meta>, StoreError> {
         let dir = dir_path(path);
         let entry = self.first_entry(&dir).await.map_err(|e| self.fail("list", path, &e))?;
         Ok(entry.map(|entry| {

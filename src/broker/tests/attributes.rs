@@ -211,7 +211,7 @@ fn without_posix_metadata_nothing_is_told_and_nothing_lost() {
     let bed = Bed::new(&url(&server, ""));
     let can = block_on(bed.remote.probe()).unwrap();
     assert_eq!((can.attributes, can.attributes_listed, can.xattrs_max), (false, false, 0));
-    let stat = bed.stat("f").unwrap();
+    let stat = block_on(bed.remote.tell("f", Kind::File)).unwrap();
     let details = stat.details.clone().unwrap();
     assert_eq!((details.attributes, details.content_type.as_deref()), (Attributes::default(), Some("text/x-special")));
     let (copy, given) = (Segment::Copy { base: 0, offset: 0, len: 4 }, attributes(0o100_777));

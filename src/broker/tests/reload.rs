@@ -38,11 +38,11 @@ fn listing_goes_on_across_a_change() {
     let mounts = mounts(&[&url(&dir)]);
     let slot = mounts.get(0).unwrap();
     runtime().block_on(async {
-        let first = slot.mount().serve(Op::List { path: String::new(), cursor: 0 }).await.unwrap();
-        let Reply::Entries { entries, cursor: Some(cursor) } = first else { panic!("{first:?}") };
+        let first = slot.mount().serve(Op::List { path: String::new(), cursor: 0, after: None }).await.unwrap();
+        let Reply::Entries { entries, cursor: Some(cursor), .. } = first else { panic!("{first:?}") };
         assert_eq!(entries.len(), LIST_PAGE_MAX);
         assert_eq!(slot.change(None, Duration::from_secs(7)).await, Changed::Applied);
-        let second = slot.mount().serve(Op::List { path: String::new(), cursor }).await.unwrap();
+        let second = slot.mount().serve(Op::List { path: String::new(), cursor, after: None }).await.unwrap();
         let Reply::Entries { entries, .. } = second else { panic!("{second:?}") };
         assert_eq!(entries.len(), 5);
         assert_eq!(slot.change(None, Duration::from_secs(7)).await, Changed::Nothing);

@@ -5,6 +5,7 @@ mod conflicts;
 mod contract;
 mod copies;
 mod deletions;
+mod directories;
 mod flow;
 mod long;
 mod model;
@@ -53,7 +54,7 @@ impl Fs {
     /// With so much memory, over a store whose listings have so many entries per page.
     fn with_pages((len, page): (usize, usize), capabilities: Capabilities, change: impl FnOnce(&mut Config)) -> Fs {
         let pool = Arc::new(Pool::new(len).expect("memfd"));
-        let bucket = Arc::new(Mutex::new(Bucket::default()));
+        let bucket = Arc::new(Mutex::new(Bucket { resumes: true, ..Bucket::default() }));
         let store = MemStore::new(Arc::clone(&pool), Arc::clone(&bucket), page);
         let mut config = testing::config();
         change(&mut config);
@@ -508,30 +509,4 @@ fn reading_asks_for_each_byte_once_and_random_reads_for_little() {
         assert_eq!(fs.read_at(file, offset + 123, 4096).expect("read").len(), 4096);
     }
     assert_eq!(fs.bucket().read, (3 << 20) + 4 * (64 << 10));
-}
-
-#[test]
-fn a_large_directory_is_read_to_its_end_and_again_from_any_place() {
-    let fs = Fs::with_pages((32 << 20, 1000), capabilities(), |_| ());
-    let names: Vec<String> = (0..5_000).map(|i| format!("n{i:05}")).collect();
-    for name in &names {
-        fs.bucket().put(&format!("d/{name}"), b"x");
-    }
-    assert_eq!(fs.list("d", true, 100), names);
-    let nodeid = fs.lookup("d").expect("dir").nodeid;
-    let handle = block_on(fs.fs.opendir(CTX, nodeid, 0)).expect("opendir").handle.expect("handle");
-    let read = |offset: u64| {
-        let mut out = Names::new(3);
-        block_on(fs.fs.readdirplus(CTX, nodeid, handle, offset, &mut out)).expect("readdirplus");
-        out.names.into_iter().map(|(name, ..)| name).collect::<Vec<_>>()
-    };
-    let mut offset = 2;
-    while offset < 5_002 {
-        offset += read(offset).len() as u64;
-    }
-    // seekdir(3), to names of which only the name is kept and to others.
-    for place in [0u64, 1, 17, 3_000, 3_999, 4_997] {
-        let at = place as usize;
-        assert_eq!(read(place + 2), names[at..(at + 3).min(5_000)], "{place}");
-    }
 }

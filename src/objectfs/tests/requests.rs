@@ -52,7 +52,8 @@ fn a_small_file_that_others_changed_is_opened_as_it_is_now() {
 
 #[test]
 fn an_open_that_follows_the_lookup_of_its_name_asks_no_more() {
-    let fs = with_files(CachePolicy::Auto, 1);
+    // More than come along with the lookup of the directory.
+    let fs = with_files(CachePolicy::Auto, PAGE + 1);
     fs.lookup("d").expect("d");
     fs.forget_log();
     let file = fs.open("d/000", RDWR).expect("open");
@@ -64,8 +65,50 @@ fn an_open_that_follows_the_lookup_of_its_name_asks_no_more() {
 }
 
 #[test]
+fn a_new_file_is_looked_up_and_created_with_one_question() {
+    let fs = with_files(CachePolicy::Auto, 0);
+    let mut asked = 2;
+    // Where the machine takes its time between lookup and creat, it is asked again.
+    for number in 0..1000 {
+        let name = format!("new{number}");
+        fs.forget_log();
+        assert_eq!(fs.lookup(&name).err(), Some(Errno::ENOENT));
+        let file = fs.create(&name, 0).expect("create");
+        assert!(fs.count("stat") <= 2);
+        asked = asked.min(fs.count("stat"));
+        fs.close(file).expect("close");
+        if asked == 1 {
+            break;
+        }
+    }
+    assert_eq!(asked, 1);
+}
+
+#[test]
+fn what_was_not_there_is_asked_for_but_by_the_creat_that_follows() {
+    let fs = with_files(CachePolicy::Auto, 0);
+    // By a second lookup, and by a creat that has none of its own any more.
+    assert_eq!(fs.lookup("f").err(), Some(Errno::ENOENT));
+    fs.bucket().put("f", b"theirs");
+    assert_eq!(fs.lookup("f").map(|entry| entry.attr.size), Ok(6));
+    assert_eq!(fs.create("f", libc::O_EXCL as u32).err(), Some(Errno::EEXIST));
+    // What the guest itself made meanwhile is there.
+    assert_eq!(fs.lookup("d").err(), Some(Errno::ENOENT));
+    let made = fs.mkdir("d").expect("mkdir");
+    fs.fs.forget(made, u64::MAX);
+    assert_eq!(fs.create("d", 0).err(), Some(Errno::EISDIR));
+    assert_eq!(fs.lookup("g").err(), Some(Errno::ENOENT));
+    fs.rename("f", "g", 0).expect("rename");
+    assert_eq!(fs.create("g", libc::O_EXCL as u32).err(), Some(Errno::EEXIST));
+}
+
+#[test]
 fn many_lookups_in_a_directory_become_one_listing() {
     let fs = with_files(CachePolicy::Auto, 200);
+    for number in 0..PAGE {
+        // Too much for all of it to come along with the lookup of the directory.
+        fs.bucket().put(&format!("d/deep/{number}"), b"x");
+    }
     fs.lookup("d").expect("d");
     fs.forget_log();
     for number in 0..200 {
@@ -76,6 +119,96 @@ fn many_lookups_in_a_directory_become_one_listing() {
     // Somebody else makes a file: it is there at once.
     fs.bucket().put("d/new", b"x");
     assert_eq!(fs.lookup("d/new").map(|entry| entry.attr.size), Ok(1));
+}
+
+#[test]
+fn a_small_directory_comes_along_with_the_lookup_of_it() {
+    let fs = with_files(CachePolicy::Auto, 200);
+    fs.lookup("d").expect("d");
+    for number in 0..200 {
+        assert_eq!(fs.lookup(&format!("d/{number:03}")).map(|entry| entry.attr.size), Ok(7));
+    }
+    assert_eq!((fs.count("stat"), fs.count("list")), (1, 0));
+    // What is not in it is asked for.
+    fs.bucket().put("d/new", b"x");
+    assert_eq!(fs.lookup("d/new").map(|entry| entry.attr.size), Ok(1));
+    assert_eq!(fs.count("stat"), 2);
+}
+
+#[test]
+fn names_of_a_small_directory_are_asked_for_again_at_once() {
+    let fs = with_files(CachePolicy::Auto, 10);
+    let look = || (0..10).all(|number| fs.lookup(&format!("d/{number:03}")).is_ok());
+    assert!(look());
+    fs.fs.core.expire();
+    fs.bucket().put("d/007", b"changed by others");
+    fs.forget_log();
+    assert!(look());
+    // One for the directory itself.
+    assert_eq!((fs.count("stat"), fs.count("list"), fs.count("tell")), (1, 1, 0));
+    assert_eq!(fs.lookup("d/007").map(|entry| entry.attr.size), Ok(17));
+    // One that the listing did not have is asked for alone.
+    fs.fs.core.expire();
+    fs.forget_log();
+    assert_eq!(fs.lookup("d/none").err(), Some(Errno::ENOENT));
+    assert_eq!((fs.count("stat"), fs.count("list")), (2, 0));
+}
+
+/// The names of a directory that is opened and read once something has happened between, and the requests that it takes.
+fn names_after(fs: &Fs, happens: impl FnOnce()) -> (Vec<String>, usize) {
+    fs.fs.forget(fs.lookup("d").expect("d").nodeid, u64::MAX);
+    fs.forget_log();
+    let nodeid = fs.lookup("d").expect("d").nodeid;
+    let handle = block_on(fs.fs.opendir(CTX, nodeid, 0)).expect("opendir").handle.expect("handle");
+    let opened = fs.count("stat") + fs.count("list");
+    happens();
+    let read = |offset| {
+        let mut out = Names::new(100);
+        block_on(fs.fs.readdirplus(CTX, nodeid, handle, offset, &mut out)).expect("readdirplus");
+        out.names.into_iter().map(|(name, ..)| name).skip(2).collect::<Vec<_>>()
+    };
+    let before = fs.count("list");
+    let mut names = read(0);
+    let listed = fs.count("list");
+    // rewinddir(3): as it is now.
+    let mut again = read(0);
+    assert_eq!(fs.count("list"), listed + 1);
+    names.sort();
+    again.sort();
+    assert_eq!(again, names);
+    block_on(fs.fs.releasedir(CTX, nodeid, handle, 0)).expect("releasedir");
+    (names, opened + listed - before)
+}
+
+#[test]
+fn a_small_directory_is_looked_up_opened_and_read_in_one_request() {
+    let fs = with_files(CachePolicy::Auto, 3);
+    // Where the machine takes its time between lookup and opendir, it is asked again.
+    let mut requests = 2;
+    for _ in 0..1000 {
+        let (names, asked) = names_after(&fs, || ());
+        assert_eq!(names, ["000", "001", "002"]);
+        assert!(asked <= 2, "{asked}");
+        requests = requests.min(asked);
+        if requests == 1 {
+            break;
+        }
+    }
+    assert_eq!(requests, 1);
+}
+
+#[test]
+fn what_the_guest_changes_between_opendir_and_readdir_is_seen() {
+    let fs = with_files(CachePolicy::Auto, 3);
+    let (names, _) = names_after(&fs, || fs.unlink("d/001").expect("unlink"));
+    assert_eq!(names, ["000", "002"]);
+    let (names, _) = names_after(&fs, || fs.put("d/new", b"x").expect("put"));
+    assert_eq!(names, ["000", "002", "new"]);
+    let (names, _) = names_after(&fs, || fs.rename("d/000", "d/111", 0).expect("rename"));
+    assert_eq!(names, ["002", "111", "new"]);
+    fs.bucket().put("d/theirs", b"x");
+    let (names, _) = names_after(&fs, || ());
+    assert_eq!(names, ["002", "111", "new", "theirs"]);
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn mounted(cache: CachePolicy, pool: usize, bucket: &Arc<Mutex<Bucket>>) -> Obje
 impl Double {
     /// An empty one, with `pool` bytes of memory for file data.
     pub fn new(cache: CachePolicy, pool: usize) -> Double {
-        let bucket = Arc::new(Mutex::new(Bucket::default()));
+        let bucket = Arc::new(Mutex::new(Bucket { resumes: true, ..Bucket::default() }));
         let fs = mounted(cache, pool, &bucket);
         Double { fs, bucket, cache, pool, pending: 0, seen: BTreeMap::new() }
     }
@@ -126,6 +126,12 @@ impl System for Double {
 
     fn create(&mut self, parent: u64, name: &str, flags: i32) -> Answer<(Found, u64)> {
         let (parent, flags) = (NodeId(parent), flags.cast_unsigned());
+        // As every kernel begins.
+        match answer(self.fs.lookup(CTX, parent, name.as_bytes())) {
+            Ok(known) => self.fs.forget(known.nodeid, 1),
+            Err(libc::ENOENT) => {}
+            Err(other) => return Err(other),
+        }
         let created = self.fs.create(CTX, parent, name.as_bytes(), 0o644, flags, 0, false, Extensions::default());
         answer(created).map(|(made, opened)| (entry(&made), opened.handle.map_or(0, |handle| handle.0)))
     }

@@ -21,6 +21,8 @@ pub struct OpenDir {
     ever: BTreeSet<String>,
     got: Vec<Listed>,
     ended: bool,
+    /// Nothing was read yet: the listing begins with the opening or with the first reading.
+    fresh: bool,
     /// The directory went away, or others played with its name.
     lost: bool,
 }
@@ -28,7 +30,17 @@ pub struct OpenDir {
 impl OpenDir {
     fn new(node: u64, handle: u64, path: &str, lost: bool) -> OpenDir {
         let path = path.to_owned();
-        OpenDir { node, handle, path, always: None, ever: BTreeSet::new(), got: Vec::new(), ended: false, lost }
+        OpenDir {
+            node,
+            handle,
+            path,
+            always: None,
+            ever: BTreeSet::new(),
+            got: Vec::new(),
+            ended: false,
+            fresh: false,
+            lost,
+        }
     }
 
     /// Takes in what is there now.
@@ -97,7 +109,10 @@ impl<S: System> Runner<S> {
             self.contract.settle(&outcome.after, &Expected::new())?;
         }
         if let (Ok((node, handle)), true) = (outcome.result, taken != Taken::Refused) {
-            self.dirs.push(OpenDir::new(node, handle, path, taken == Taken::Loosely));
+            let mut dir = OpenDir::new(node, handle, path, taken == Taken::Loosely);
+            dir.rewind(&self.contract);
+            dir.fresh = true;
+            self.dirs.push(dir);
         }
         Ok(())
     }
@@ -109,7 +124,7 @@ impl<S: System> Runner<S> {
         let dir = dir % self.dirs.len();
         let at = self.dirs[dir].got.len().saturating_sub(back);
         let offset = if at == 0 { 0 } else { self.dirs[dir].got[at - 1].next };
-        if at == 0 {
+        if at == 0 && !std::mem::take(&mut self.dirs[dir].fresh) {
             self.dirs[dir].rewind(&self.contract);
         }
         let (node, handle) = (self.dirs[dir].node, self.dirs[dir].handle);
