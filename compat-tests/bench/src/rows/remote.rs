@@ -1,5 +1,6 @@
 //! A store at a distance: ovfs, FUSE mounts behind virtiofsd, and OpenDAL alone, each with cold caches in every round.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use ovfs_compat_tests::fuse::ROOT;
@@ -319,11 +320,15 @@ impl<'a> Bench<'a> {
             return Ok(());
         }
         let (size, store, within) = (self.settings.large, self.store, self.settings.stored_within);
+        // An object each, there before anybody mounts: some remember what they saw first.
+        let turn = Cell::new(0);
+        (0..self.settings.rounds * self.who.len()).for_each(|n| store.copy("large", &format!("changed-{n}")));
         self.fill(row, None, &|mounted, round| {
-            store.copy("large", "changed");
+            let key = format!("changed-{}", turn.get());
+            turn.set(turn.get() + 1);
             let session = &mut mounted.pair.session;
             let flags = libc::O_RDWR | if append { libc::O_APPEND } else { 0 };
-            let file = session.open_file("changed", flags, SEED).during("OPEN")?;
+            let file = session.open_file(&key, flags, SEED).during("OPEN")?;
             let at = if append { size } else { size / 2 + (round as u64 * 4096) };
             let mut data = vec![0; SMALL as usize];
             fill(NEW_SEED, at, &mut data);
@@ -332,25 +337,26 @@ impl<'a> Bench<'a> {
             let written = session.guest.write_with(file.nodeid, file.fh, at, &data, 0, flags).during("WRITE")?;
             session.guest.fsync(file.nodeid, file.fh, false).during("FSYNC")?;
             let mut took = began.elapsed();
-            if store.word("changed", at) != Some(pattern(NEW_SEED, at)) {
+            if store.word(&key, at) != Some(pattern(NEW_SEED, at)) {
                 if mounted.mount.is_none() {
                     return Err(Failure::Wrong("fsync returned before the store had the change".into()));
                 }
                 // Not every peer keeps fsync's promise: then what counts is when the store has the change.
                 session.guest.flush(file.nodeid, file.fh).during("FLUSH")?;
                 session.guest.release(file.nodeid, file.fh).during("RELEASE")?;
-                until_stored("the change", within, || store.word("changed", at) == Some(pattern(NEW_SEED, at)))?;
+                until_stored("the change", within, || store.word(&key, at) == Some(pattern(NEW_SEED, at)))?;
                 took = began.elapsed();
             }
             let cpu = crate::usage::cpu(&mounted.pids).saturating_sub(before);
-            let intact = store.word("changed", 4096) == Some(pattern(SEED, 4096))
-                && store.word("changed", size - 4096) == Some(pattern(SEED, size - 4096));
+            let intact = store.word(&key, 4096) == Some(pattern(SEED, 4096))
+                && store.word(&key, size - 4096) == Some(pattern(SEED, size - 4096));
+            store.clear(&key);
             if u64::from(written) != u64::from(SMALL) || !intact {
                 return Err(Failure::Wrong("the rest of the object has changed too".into()));
             }
             Ok(Sample { value: took.as_secs_f64() * 1e3, cpu_s: cpu.as_secs_f64(), ..Sample::default() })
         })?;
-        self.store.clear("changed");
+        self.store.clear("changed-");
         Ok(())
     }
 
