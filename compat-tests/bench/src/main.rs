@@ -124,7 +124,7 @@ impl Name {
                  page cache, taking turns by the second."
             }
             Name::Costs => {
-                "Requests that the store has counted (no distance), from a daemon just started; resident memory of all \
+                "Requests that the store has counted (no distance), from a daemon just started, the reading right after the listing; resident memory of all \
                  processes of a daemon two seconds after a guest connected, guest memory left out; from start to the \
                  line that says it is ready."
             }
