@@ -5,9 +5,11 @@
 //! - [`process`] starts daemons and FUSE mounts; [`session`] is a guest connected to one; [`usage`] is what they cost.
 //! - [`http`], [`server`], [`s3`] and [`proxy`] are stores that answer at a chosen distance and count what they are
 //!   asked. [`raw`] is OpenDAL alone against the same store: the ceiling.
-//! - [`rows`] are the measurements, [`record`] their results, [`report`] the page made of them.
+//! - [`rows`] are the measurements, [`record`] their results, [`report`] the page made of them, with what [`explained`]
+//!   says of the rows that miss their targets.
 
 pub mod dates;
+pub mod explained;
 pub mod http;
 pub mod lane;
 pub mod process;

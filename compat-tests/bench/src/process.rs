@@ -276,24 +276,30 @@ impl Peer {
         }
     }
 
-    /// Those whose executable is here, on a machine that can mount FUSE file systems.
+    /// Those that can take part here.
     pub fn here() -> Vec<Peer> {
-        if !Path::new("/dev/fuse").exists() {
-            return Vec::new();
-        }
-        Peer::ALL.into_iter().filter(|peer| installed(peer.program()).is_some()).collect()
+        Peer::ALL.into_iter().filter(|peer| peer.absence().is_none()).collect()
     }
 
-    /// Mounts the bucket with fresh caches.
+    /// Why it cannot take part here.
+    pub fn absence(self) -> Option<&'static str> {
+        match (Path::new("/dev/fuse").exists(), installed(self.program())) {
+            (false, _) => Some("there is no /dev/fuse"),
+            (true, None) => Some("it is not on PATH"),
+            (true, Some(_)) => None,
+        }
+    }
+
+    /// Mounts the bucket with fresh caches. Where the peer can be told so, a closed file is uploaded `delay` later.
     ///
     /// # Errors
     /// It ended, or did not mount in time; with its messages.
-    pub fn mount(self, s3: &S3) -> io::Result<Mount> {
+    pub fn mount(self, s3: &S3, delay: Duration) -> io::Result<Mount> {
         let dir = tempfile::Builder::new().prefix("ovfs-bench-mount-").tempdir()?;
         let (target, cache) = (dir.path().join("m"), dir.path().join("cache"));
         fs::create_dir(&target)?;
         fs::create_dir(&cache)?;
-        let command = self.command(s3, &target, &cache)?;
+        let command = self.command(s3, &target, &cache, delay)?;
         let mut program = Program::start(command)?;
         let deadline = Instant::now() + PATIENCE;
         while !is_mounted(&target) {
@@ -307,7 +313,7 @@ impl Peer {
         Ok(Mount { peer: self, program, target, dir })
     }
 
-    fn command(self, s3: &S3, target: &Path, cache: &Path) -> io::Result<Command> {
+    fn command(self, s3: &S3, target: &Path, cache: &Path, delay: Duration) -> io::Result<Command> {
         let mut command = Command::new(self.program());
         // rclone 1.60 does not start with it; nothing here speaks TLS.
         command.env_remove("AWS_CA_BUNDLE");
@@ -321,7 +327,8 @@ impl Peer {
                 );
                 command.arg("mount").arg(remote).arg(target).arg("--cache-dir").arg(cache);
                 command.env("RCLONE_CONFIG", cache.join("none.conf"));
-                command.args(["--vfs-cache-mode", "full", "--vfs-write-back", "0s", "--vfs-read-ahead", "128M"]);
+                command.arg("--vfs-write-back").arg(format!("{}s", delay.as_secs()));
+                command.args(["--vfs-cache-mode", "full", "--vfs-read-ahead", "128M"]);
                 command.args(["--transfers", "32", "--s3-upload-concurrency", "16", "--use-server-modtime"]);
             }
             Peer::S3fs => {

@@ -220,6 +220,12 @@ impl Row {
         };
         (!ratios.is_empty()).then(|| Ratio { median: stats::median(&ratios), range: stats::range(&ratios) })
     }
+
+    /// Whether a comparison came to what is aimed at; `None` without a target or without figures.
+    pub fn is_met(&self, comparison: &Comparison) -> Option<bool> {
+        let (target, ratio) = (comparison.target?, self.ratio(comparison)?.median);
+        Some(if comparison.at_most { ratio <= target } else { ratio >= target })
+    }
 }
 
 /// The rows of one group and under which circumstances they were taken.

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 use crate::dates::date;
+use crate::explained::Explained;
 use crate::record::{Comparison, Contender, Group, Ratio, Row};
 use crate::stats::{median, range, short};
 
@@ -13,18 +14,18 @@ use crate::stats::{median, range, short};
 ///
 /// # Errors
 /// The file system refuses.
-pub fn write(groups: &[Group], path: &Path) -> io::Result<()> {
+pub fn write(groups: &[Group], explained: &Explained, path: &Path) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new(".")).join("plots");
     fs::create_dir_all(&dir)?;
     let mut page = head();
     for (n, group) in groups.iter().enumerate() {
         let plot = format!("{:02}.svg", n + 1);
         fs::write(dir.join(&plot), draw(group))?;
-        section(&mut page, group, &plot);
+        section(&mut page, group, explained, &plot);
     }
     page += "## All figures\n\nMedian of all rounds, with the least and the greatest. CPU is the processor time of the \
-             daemon (and of the FUSE mount below it) per second of the run; µs are the latency of single requests; \
-             kicks and calls are notifications per request, to the daemon and from it.\n";
+             daemon (and of the FUSE mount below it) in a round; µs are the latency of single requests; \
+             CPU s/GiB is that time per GiB of file data; kicks and calls are notifications per request, to the daemon and from it.\n";
     for group in groups {
         details(&mut page, group);
     }
@@ -49,7 +50,7 @@ fn head() -> String {
     )
 }
 
-fn section(page: &mut String, group: &Group, plot: &str) {
+fn section(page: &mut String, group: &Group, explained: &Explained, plot: &str) {
     let _ = writeln!(page, "## {}\n\n{}\n", group.title, group.about);
     let _ = writeln!(
         page,
@@ -71,6 +72,20 @@ fn section(page: &mut String, group: &Group, plot: &str) {
             let _ = writeln!(page, "| {} | {} | | | | | | |", row.name, figures.join("; "));
         }
     }
+    let missed: Vec<(&Row, &Comparison)> = group
+        .rows
+        .iter()
+        .flat_map(|row| row.comparisons.iter().map(move |comparison| (row, comparison)))
+        .filter(|(row, comparison)| row.is_met(comparison) == Some(false))
+        .collect();
+    if !missed.is_empty() {
+        page.push_str("\nWhere the time goes in what is missed:\n\n");
+    }
+    for (row, comparison) in missed {
+        let beside = row.rival(comparison).map_or("", |rival| rival.label.as_str());
+        let why = explained.why(row, comparison).unwrap_or("not explained yet.");
+        let _ = writeln!(page, "- *{}* ({} beside {beside}): {why}", row.name, comparison.of);
+    }
     let _ = writeln!(page, "\n![ratios](plots/{plot})\n");
 }
 
@@ -89,7 +104,7 @@ fn line(page: &mut String, row: &Row, comparison: &Comparison) {
         "| {}{of} | {ours} | {rival} | {theirs} | {} | {target} | {} | {} |",
         row.name,
         ratio.map_or("-".into(), |r| format!("**{}** [{}, {}]", short(r.median), short(r.range.0), short(r.range.1))),
-        verdict(comparison, ratio),
+        verdict(row, comparison),
         row.rival(comparison)
             .and_then(|rival| thrift(row.figures(&comparison.of)?, rival))
             .map_or(String::new(), short)
@@ -105,13 +120,11 @@ fn thrift(ours: &Contender, theirs: &Contender) -> Option<f64> {
     Some(cost(theirs)? / cost(ours)?)
 }
 
-fn verdict(comparison: &Comparison, ratio: Option<Ratio>) -> &'static str {
-    match (comparison.target, ratio) {
-        (Some(target), Some(ratio)) => {
-            let met = if comparison.at_most { ratio.median <= target } else { ratio.median >= target };
-            if met { "met" } else { "missed" }
-        }
-        _ => "",
+fn verdict(row: &Row, comparison: &Comparison) -> &'static str {
+    match row.is_met(comparison) {
+        Some(true) => "met",
+        Some(false) => "missed",
+        None => "",
     }
 }
 
@@ -125,8 +138,10 @@ fn figure(row: &Row, label: &str) -> String {
 
 fn details(page: &mut String, group: &Group) {
     let _ = writeln!(page, "\n### {}\n", group.title);
-    page.push_str("| work | who | figure | range | CPU | p50 µs | p99 µs | kicks | calls | store requests |\n");
-    page.push_str("|---|---|---|---|---|---|---|---|---|---|\n");
+    page.push_str(
+        "| work | who | figure | range | CPU | CPU s/GiB | p50 µs | p99 µs | kicks | calls | store requests |\n",
+    );
+    page.push_str("|---|---|---|---|---|---|---|---|---|---|---|\n");
     for row in &group.rows {
         for contender in &row.contenders {
             let values = contender.values();
@@ -138,12 +153,12 @@ fn details(page: &mut String, group: &Group) {
                 sample.store.iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ")
             });
             if let (Some(why), true) = (&contender.failure, values.is_empty()) {
-                let _ = writeln!(page, "| {} | {} | failed: {why} | | | | | | | |", row.name, contender.label);
+                let _ = writeln!(page, "| {} | {} | failed: {why} | | | | | | | | |", row.name, contender.label);
                 continue;
             }
             let _ = writeln!(
                 page,
-                "| {} | {} | {} {} | {} to {} | {} | {} | {} | {} | {} | {store} |",
+                "| {} | {} | {} {} | {} to {} | {} | {} | {} | {} | {} | {} | {store} |",
                 row.name,
                 contender.label,
                 short(median(&values)),
@@ -151,6 +166,7 @@ fn details(page: &mut String, group: &Group) {
                 short(low),
                 short(high),
                 of(|s| s.cpu_s),
+                per_gib(contender).map_or(String::new(), short),
                 of(|s| s.p50_us),
                 of(|s| s.p99_us),
                 of(|s| s.kicks),
@@ -158,6 +174,13 @@ fn details(page: &mut String, group: &Group) {
             );
         }
     }
+}
+
+/// Processor time per gibibyte of file data, where enough was moved for it to mean something.
+fn per_gib(contender: &Contender) -> Option<f64> {
+    const ENOUGH: u64 = 32 << 20;
+    let (cpu, bytes) = contender.samples.iter().fold((0.0, 0), |(cpu, bytes), s| (cpu + s.cpu_s, bytes + s.bytes));
+    (bytes >= ENOUGH && cpu > 0.0).then(|| cpu / (bytes as f64 / f64::from(1 << 30)))
 }
 
 /// Bars of the ratios on a logarithmic axis, the targets as ticks.

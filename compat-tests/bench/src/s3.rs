@@ -135,6 +135,14 @@ impl MemoryS3 {
         self.store.state().objects.insert(key.to_owned(), object);
     }
 
+    /// Makes `to` an object with the data of `from`, without moving any.
+    pub fn copy(&self, from: &str, to: &str) {
+        let mut state = self.store.state();
+        if let Some(pieces) = state.objects.get(from).map(|object| object.pieces.clone()) {
+            state.objects.insert(to.to_owned(), self.store.object(pieces, Vec::new()));
+        }
+    }
+
     /// An object's data; `None`: there is none.
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let object = self.store.state().objects.get(key).cloned()?;
@@ -169,7 +177,9 @@ impl MemoryS3 {
 
     /// Number of objects below `prefix`.
     pub fn count(&self, prefix: &str) -> usize {
-        self.store.state().objects.keys().filter(|key| key.starts_with(prefix)).count()
+        let state = self.store.state();
+        let from = (Bound::Included(prefix), Bound::Unbounded);
+        state.objects.range::<str, _>(from).take_while(|(key, _)| key.starts_with(prefix)).count()
     }
 }
 

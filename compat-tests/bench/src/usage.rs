@@ -1,6 +1,8 @@
 //! What a daemon costs: processor time and memory of a process and everything below it, from `/proc`.
 
 use std::fs;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 /// The process and all its descendants.
@@ -68,6 +70,21 @@ pub fn memory(pids: &[u32]) -> Memory {
 pub fn own_memory(pids: &[u32]) -> u64 {
     let statuses = pids.iter().map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default());
     statuses.map(|status| field(&status, "RssAnon:") + field(&status, "RssFile:")).sum()
+}
+
+/// Bytes that the file system of `path` has free.
+///
+/// # Errors
+/// The host's.
+pub fn free(path: &Path) -> io::Result<u64> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    // SAFETY: a structure of numbers, for which zeros are values.
+    let mut about: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a NUL-terminated path and a structure that outlives the call.
+    if unsafe { libc::statvfs(path.as_ptr(), &raw mut about) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(about.f_bavail * about.f_frsize)
 }
 
 fn field(text: &str, name: &str) -> u64 {

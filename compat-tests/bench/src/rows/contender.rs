@@ -10,6 +10,9 @@ use crate::rows::{During, Failure, Settings};
 use crate::session::{Pair, Session, Shape};
 use crate::usage;
 
+/// How much later a closed file is uploaded where that is measured: rclone's own default.
+const UPLOAD_DELAY: Duration = Duration::from_secs(5);
+
 /// Someone with a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -20,10 +23,10 @@ pub enum Who {
 }
 
 impl Who {
-    /// ovfs, and every peer that is installed if they are to take part.
+    /// ovfs, and every peer that is installed; where figures do not matter the first of them stands for all.
     pub fn all(settings: &Settings) -> Vec<Who> {
-        let peers = if settings.peers { Peer::here() } else { Vec::new() };
-        [Who::Ovfs].into_iter().chain(peers.into_iter().map(Who::Over)).collect()
+        let peers = Peer::here().into_iter().take(if settings.all_peers { usize::MAX } else { 1 });
+        [Who::Ovfs].into_iter().chain(peers.map(Who::Over)).collect()
     }
 
     /// What the report calls it.
@@ -39,15 +42,17 @@ impl Who {
         all.iter().filter(|who| **who != Who::Ovfs).map(|who| who.label()).collect()
     }
 
-    /// Starts it with cold caches and connects a guest.
+    /// Starts it with cold caches and connects a guest. With `later`, what is closed is uploaded [`UPLOAD_DELAY`]
+    /// later, where that can be had.
     ///
     /// # Errors
     /// Something did not start.
-    pub fn mount(self, s3: &S3, settings: &Settings) -> Result<Mounted, Failure> {
+    pub fn mount(self, s3: &S3, later: bool, settings: &Settings) -> Result<Mounted, Failure> {
+        let delay = if later { UPLOAD_DELAY } else { Duration::ZERO };
         let (mount, spec) = match self {
-            Who::Ovfs => (None, s3.ovfs()),
+            Who::Ovfs => (None, s3.ovfs().arg(format!("--writeback-delay={}", delay.as_millis()))),
             Who::Over(peer) => {
-                let mount = peer.mount(s3)?;
+                let mount = peer.mount(s3, delay)?;
                 let spec = mount.virtiofsd();
                 (Some(mount), spec)
             }
@@ -108,14 +113,15 @@ impl Watch {
 /// Waits until the store shows what was written; FUSE mounts may upload after close and fsync have returned.
 ///
 /// # Errors
-/// It does not within two minutes.
-pub fn until_stored(what: &str, mut is_there: impl FnMut() -> bool) -> Result<(), Failure> {
-    let deadline = Instant::now() + Duration::from_secs(120);
+/// It does not `within` that time.
+pub fn until_stored(what: &str, within: Duration, mut is_there: impl FnMut() -> bool) -> Result<(), Failure> {
+    let began = Instant::now();
     while !is_there() {
-        if Instant::now() > deadline {
+        if began.elapsed() > within {
             return Err(Failure::Wrong(format!("{what} never reached the store")));
         }
-        std::thread::sleep(Duration::from_millis(1));
+        // Asking takes the store's time as well.
+        std::thread::sleep((began.elapsed() / 500).clamp(Duration::from_millis(1), Duration::from_millis(20)));
     }
     Ok(())
 }

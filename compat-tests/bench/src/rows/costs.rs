@@ -1,7 +1,5 @@
 //! What is paid beside time: requests to the store, memory, and the wait for a daemon to start.
 
-use std::time::Duration;
-
 use ovfs_compat_tests::fuse::ROOT;
 
 use crate::lane::Until;
@@ -72,8 +70,8 @@ fn requests(settings: &Settings) -> Result<Vec<Row>, Failure> {
 
 fn one(who: Who, store: &MemoryS3, s3: &S3, settings: &Settings) -> Result<[Counts; 3], Failure> {
     let counters = &store.server.counters;
-    let mut mounted = who.mount(s3, settings)?;
-    quiet(store);
+    let mut mounted = who.mount(s3, false, settings)?;
+    quiet(store, settings);
     let began = counters.now();
     let session = &mut mounted.pair.session;
     let dir = session.dir("dir").during("LOOKUP")?;
@@ -86,7 +84,7 @@ fn one(who: Who, store: &MemoryS3, s3: &S3, settings: &Settings) -> Result<[Coun
     if seen.len() as u64 != FILES {
         return Err(Failure::Wrong(format!("{} entries instead of {FILES}", seen.len())));
     }
-    quiet(store);
+    // At once, as whoever lists a directory to read it does.
     let listed = counters.now();
     let mut files = Vec::new();
     for n in 0..FILES {
@@ -95,12 +93,12 @@ fn one(who: Who, store: &MemoryS3, s3: &S3, settings: &Settings) -> Result<[Coun
         files.push((entry.nodeid, SMALL, n));
     }
     session.one(&mut SmallReads::new(files, DEPTH), DEPTH, Until::Done).during("reading small files")?;
-    quiet(store);
+    quiet(store, settings);
     let read = counters.now();
     let mut work = Files::kept(ROOT, "new-", SMALL, (0, 1), 1);
     session.one(&mut work, 1, Until::Done).during("writing a small file")?;
-    until_stored("the small file", || store.count("new-") == 1)?;
-    quiet(store);
+    until_stored("the small file", settings.stored_within, || store.count("new-") == 1)?;
+    quiet(store, settings);
     let written = counters.now();
     drop(mounted);
     store.clear("new-");
@@ -108,10 +106,10 @@ fn one(who: Who, store: &MemoryS3, s3: &S3, settings: &Settings) -> Result<[Coun
 }
 
 /// Waits until nobody asks the store anything any more.
-fn quiet(store: &MemoryS3) {
+fn quiet(store: &MemoryS3, settings: &Settings) {
     let mut last = store.server.counters.now();
     loop {
-        std::thread::sleep(Duration::from_millis(1500));
+        std::thread::sleep(settings.quiet);
         let now = store.server.counters.now();
         if now == last {
             return;

@@ -3,9 +3,10 @@
 use crate::lane::Until;
 use crate::process::Spec;
 use crate::record::{Row, Sample, Unit};
-use crate::rows::{During, Failure, Settings, announce, turn, write_pattern};
+use crate::rows::{During, Failure, Settings, announce, beside_pool, turn, write_pattern};
 use crate::s3::MemoryS3;
 use crate::session::{Pair, Session, Shape, metered};
+use crate::usage;
 use crate::work::io::{OpenFile, Order, Reads};
 
 const SIZE: u64 = 64 << 20;
@@ -30,13 +31,13 @@ fn connect(spec: &Spec, settings: &Settings) -> Result<(Pair, OpenFile), Failure
 pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure> {
     let store = MemoryS3::start()?;
     store.put_pattern("data", SEED, SIZE);
-    let share = tempfile::Builder::new().prefix("ovfs-bench-share-").tempdir()?;
+    let share = settings.share()?;
     write_pattern(&share.path().join("data"), SEED, SIZE)?;
     let mut pairs = [
         connect(&Spec::virtiofsd(share.path()).called("virtiofsd, page cache"), settings)?,
         connect(&store.access().ovfs(), settings)?,
     ];
-    let mut rows = Vec::new();
+    let (mut rows, mut memory) = (Vec::new(), Vec::new());
     for (block, unit, what) in [(4096, Unit::Ops, "4 KiB random"), (MIB, Unit::Mib, "1 MiB sequential")] {
         for depth in [1, 32] {
             let name = format!("hot {what} read, depth {depth}");
@@ -58,11 +59,18 @@ pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure>
                     let mut sample = Sample::rate(&run, unit);
                     sample.store = vec![("GET".into(), store.server.counters.now().total() - requests)];
                     row.add(&pair.daemon.label.clone(), sample);
+                    if pair.daemon.label == "ovfs" {
+                        memory.push(usage::own_memory(&pids));
+                    }
                 }
             }
             announce(&row);
             rows.push(row);
         }
+    }
+    if only.is_none() {
+        rows.push(beside_pool("memory of ovfs beside its cache pool after each of these measurements", &memory));
+        rows.last().into_iter().for_each(announce);
     }
     Ok(rows)
 }

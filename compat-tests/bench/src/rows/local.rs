@@ -6,8 +6,9 @@ use std::path::Path;
 use crate::lane::{Outcome, Until};
 use crate::process::Spec;
 use crate::record::{Row, Sample, Unit};
-use crate::rows::{During, Failure, Settings, announce, turn, write_pattern};
+use crate::rows::{During, Failure, Settings, announce, beside_pool, turn, write_pattern};
 use crate::session::{Pair, Session, Shape, metered};
+use crate::usage;
 use crate::work::io::{Order, Reads, Writes};
 use crate::work::names::{Files, Listing, Name, Stats};
 use crate::work::{Work, pattern};
@@ -153,7 +154,7 @@ impl Bench {
 /// # Errors
 /// A daemon fails or answers with wrong data.
 pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure> {
-    let share = tempfile::Builder::new().prefix("ovfs-bench-share-").tempdir()?;
+    let share = settings.share()?;
     prepare(share.path())?;
     let shape = Shape { wait: settings.wait, ..Shape::default() };
     let mut benches = vec![
@@ -168,7 +169,7 @@ pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure>
     if let Some(spec) = Spec::beside(share.path()) {
         benches.push(Bench::open(&spec, shape, 3)?);
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut memory) = (Vec::new(), Vec::new());
     for (kind, depth) in Kind::ALL.into_iter().flat_map(|kind| [(kind, 1), (kind, 32)]) {
         let name = format!("{}, depth {depth}", kind.text());
         if only.is_some_and(|only| !name.contains(only)) {
@@ -191,10 +192,17 @@ pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure>
                 let bench = &mut benches[n];
                 let label = bench.pair.daemon.label.clone();
                 row.add(&label, bench.sample(kind, depth, settings, round as u64 + 1)?);
+                if label == "ovfs" {
+                    memory.push(usage::own_memory(&bench.pair.daemon.pids()));
+                }
             }
         }
         announce(&row);
         rows.push(row);
+    }
+    if only.is_none() {
+        rows.push(beside_pool("memory of ovfs after each of these measurements", &memory));
+        rows.last().into_iter().for_each(announce);
     }
     Ok(rows)
 }

@@ -2,6 +2,8 @@
 
 pub mod contender;
 pub mod costs;
+pub mod directory;
+pub mod guest;
 pub mod hot;
 pub mod local;
 pub mod neighbours;
@@ -9,22 +11,40 @@ pub mod remote;
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ovfs_compat_tests::error::{Error, Fault};
 
+use tempfile::TempDir;
+
 use crate::lane::Wait;
-use crate::record::{Row, Sample};
+use crate::record::{Row, Sample, Unit};
+use crate::usage;
 use crate::work;
 
+/// Rounds that a row has at least, however long they take.
+const ROUNDS_LEAST: usize = 3;
+
 /// How long and how large.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Rounds of every measurement; all contenders take part in each, in turning order.
     pub rounds: usize,
+    /// A row that has taken so long has no further round once it has had three.
+    pub patience: Duration,
     /// How long an endless workload runs.
     pub window: Duration,
+    /// How long many files are written at most: the rate of the slowest is known by then.
+    pub many_longest: Duration,
+    /// A peer that takes longer in a round takes part in one only, unless it is the best peer.
+    pub slow: Duration,
+    /// How long a store may take to show what a peer has written.
+    pub stored_within: Duration,
+    /// How long a store must have been asked nothing for what was begun to be over.
+    pub quiet: Duration,
+    /// Whether all peers take part, or one for all where that is needed to try the measurement itself.
+    pub all_peers: bool,
     /// Bytes of the large object.
     pub large: u64,
     /// Number of files of the many-files rows.
@@ -33,15 +53,29 @@ pub struct Settings {
     pub tree: u64,
     /// How completions are waited for.
     pub wait: Wait,
-    /// Whether FUSE mounts that are installed take part.
-    pub peers: bool,
+    /// Directory for what the groups `local` and `hot` share: one in memory, where there is one, spares the figures
+    /// the noise of a disk.
+    pub scratch: PathBuf,
 }
 
 impl Settings {
     /// What the report is made with.
     pub fn full(wait: Wait) -> Settings {
-        let window = Duration::from_secs(1);
-        Settings { rounds: 5, window, large: 1 << 30, many: 10_000, tree: 100_000, wait, peers: true }
+        Settings {
+            rounds: 5,
+            patience: Duration::from_secs(75),
+            window: Duration::from_secs(1),
+            many_longest: Duration::from_secs(30),
+            slow: Duration::from_secs(25),
+            stored_within: Duration::from_secs(60),
+            quiet: Duration::from_millis(1500),
+            all_peers: true,
+            large: 1 << 30,
+            many: 10_000,
+            tree: 100_000,
+            wait,
+            scratch: scratch(),
+        }
     }
 
     /// Smaller and fewer: for a first look in ten minutes.
@@ -49,10 +83,43 @@ impl Settings {
         Settings { rounds: 3, large: 128 << 20, many: 1000, tree: 10_000, ..Settings::full(wait) }
     }
 
+    /// Whether a row that began then is to have another round.
+    pub fn another(&self, round: usize, began: Instant) -> bool {
+        round < self.rounds && (round < ROUNDS_LEAST || began.elapsed() < self.patience)
+    }
+
+    /// A directory for what is to be shared, which goes when it is dropped.
+    ///
+    /// # Errors
+    /// The host refuses it.
+    pub fn share(&self) -> io::Result<TempDir> {
+        tempfile::Builder::new().prefix("ovfs-bench-share-").tempdir_in(&self.scratch)
+    }
+
     /// Everything once and small: for finding mistakes, not for figures.
     pub fn smoke(wait: Wait) -> Settings {
-        let window = Duration::from_millis(100);
-        Settings { rounds: 1, window, large: 32 << 20, many: 200, tree: 2000, wait, peers: false }
+        Settings {
+            rounds: 1,
+            window: Duration::from_millis(100),
+            many_longest: Duration::from_secs(2),
+            stored_within: Duration::from_secs(5),
+            quiet: Duration::from_millis(300),
+            all_peers: false,
+            large: 32 << 20,
+            many: 200,
+            tree: 2000,
+            ..Settings::full(wait)
+        }
+    }
+}
+
+/// The file system in memory that every Linux has, unless it is too small.
+fn scratch() -> PathBuf {
+    const ENOUGH: u64 = 1 << 30;
+    let memory = Path::new("/dev/shm");
+    match usage::free(memory) {
+        Ok(free) if free >= ENOUGH => memory.into(),
+        _ => std::env::temp_dir(),
     }
 }
 
@@ -125,6 +192,16 @@ pub fn write_pattern(path: &Path, seed: u64, size: u64) -> io::Result<()> {
         at += piece as u64;
     }
     file.flush()
+}
+
+/// A row of the memory that ovfs had beside its pool, in bytes after each measurement of a group.
+pub fn beside_pool(name: &str, figures: &[u64]) -> Row {
+    let mut row = Row::new(name, Unit::Memory).bound("ovfs", &["64 MiB"], 1.0);
+    for figure in figures {
+        row.add("ovfs", Sample::of(*figure as f64 / f64::from(1 << 20)));
+        row.add("64 MiB", Sample::of(64.0));
+    }
+    row
 }
 
 /// Tells whoever waits at the terminal what has just been measured.

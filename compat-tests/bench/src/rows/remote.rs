@@ -1,5 +1,6 @@
 //! A store at a distance: ovfs, FUSE mounts behind virtiofsd, and OpenDAL alone, each with cold caches in every round.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use ovfs_compat_tests::fuse::ROOT;
@@ -7,9 +8,9 @@ use ovfs_compat_tests::fuse::ROOT;
 use crate::lane::Until;
 use crate::process::S3;
 use crate::raw::{CONCURRENCIES, Raw};
-use crate::record::{Row, Sample, Unit};
+use crate::record::{Comparison, Row, Sample, Unit};
 use crate::rows::contender::{Mounted, Watch, Who, until_stored};
-use crate::rows::{During, Failure, Settings, announce, turn};
+use crate::rows::{During, Failure, Settings, announce, beside_pool, turn};
 use crate::s3::MemoryS3;
 use crate::session::metered;
 use crate::work::io::{OpenFile, Order, Reads, Writes};
@@ -43,9 +44,12 @@ pub struct Bench<'a> {
     settings: &'a Settings,
     who: Vec<Who>,
     only: Option<&'a str>,
+    /// Before the name of each row.
+    label: String,
+    latency: Duration,
     rows: Vec<Row>,
-    /// Highest memory of ovfs in any row, in mebibytes.
-    memory: Vec<f64>,
+    /// Highest memory of ovfs in each mount, in bytes.
+    memory: Vec<u64>,
 }
 
 /// Every row.
@@ -62,64 +66,137 @@ pub fn run(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure>
         let dir = Name::new("d", n / TREE_DIR).text();
         store.put_pattern(&format!("tree/{dir}/{}", Name::new("f", n).text()), n, 8);
     }
-    store.server.distance.set(LATENCY, RATE);
-    let s3 = store.access();
-    let mut bench =
-        Bench { store: &store, s3, settings, who: Who::all(settings), only, rows: Vec::new(), memory: Vec::new() };
+    let mut bench = Bench::new(&store, LATENCY, String::new(), settings, only);
     bench.sequential_read()?;
     bench.random_read()?;
     bench.sequential_write()?;
     bench.small_change("4 KiB write + fsync in the middle of the large object", false)?;
     bench.small_change("4 KiB append + fsync to the large object", true)?;
-    bench.many_files()?;
+    bench.many_files(Close::Waits)?;
+    bench.many_files(Close::Returns)?;
     bench.listing()?;
     bench.find()?;
     bench.peak_memory();
     Ok(bench.rows)
 }
 
+/// The store nearer and farther: how the ratios go with the distance, with less data and no targets.
+///
+/// # Errors
+/// As [`run`].
+pub fn distances(settings: &Settings, only: Option<&str>) -> Result<Vec<Row>, Failure> {
+    let settings = Settings {
+        large: settings.large / 8,
+        many: settings.many / 10,
+        rounds: settings.rounds.min(3),
+        many_longest: settings.many_longest / 3,
+        slow: settings.slow / 5,
+        ..settings.clone()
+    };
+    let store = MemoryS3::start()?;
+    store.put_pattern("large", SEED, settings.large);
+    let mut rows = Vec::new();
+    for latency in [0, 5, 50] {
+        let label = format!("{latency} ms: ");
+        let mut bench = Bench::new(&store, Duration::from_millis(latency), label, &settings, only);
+        if !settings.all_peers {
+            bench.who.retain(|who| *who == Who::Ovfs);
+        }
+        bench.sequential_read()?;
+        bench.random_read()?;
+        bench.sequential_write()?;
+        bench.many_files(Close::Waits)?;
+        rows.append(&mut bench.rows);
+    }
+    Ok(rows)
+}
+
 type Measure<'m> = &'m dyn Fn(&mut Mounted, usize) -> Result<Sample, Failure>;
 type RawMeasure<'m> = &'m dyn Fn(usize) -> Result<Sample, Failure>;
 
-impl Bench<'_> {
+/// What closing a file that was written waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// The upload.
+    Waits,
+    /// Nothing: the upload comes later.
+    Returns,
+}
+
+impl<'a> Bench<'a> {
+    fn new(
+        store: &'a MemoryS3,
+        latency: Duration,
+        label: String,
+        settings: &'a Settings,
+        only: Option<&'a str>,
+    ) -> Bench<'a> {
+        store.server.distance.set(latency, RATE);
+        let (s3, who) = (store.access(), Who::all(settings));
+        Bench { store, s3, settings, who, only, label, latency, rows: Vec::new(), memory: Vec::new() }
+    }
+
     fn wanted(&self, row: &Row) -> bool {
         self.only.is_none_or(|only| row.name.contains(only))
     }
 
     /// Fills a row: everybody in each round, in turning order, each freshly mounted.
-    fn fill(&mut self, mut row: Row, raw: Option<RawMeasure>, measure: Measure) -> Result<(), Failure> {
+    fn fill(&mut self, row: Row, raw: Option<RawMeasure>, measure: Measure) -> Result<(), Failure> {
+        self.fill_with(row, Close::Waits, raw, measure)
+    }
+
+    fn fill_with(
+        &mut self,
+        mut row: Row,
+        close: Close,
+        raw: Option<RawMeasure>,
+        measure: Measure,
+    ) -> Result<(), Failure> {
         let raw_place = self.who.len();
-        for round in 0..self.settings.rounds {
+        let began = Instant::now();
+        let (mut sitting_out, mut slow) = (Vec::new(), Vec::new());
+        for round in (0..).take_while(|round| self.settings.another(*round, began)) {
             for n in turn(round, raw_place + usize::from(raw.is_some())) {
                 if let (true, Some(raw)) = (n == raw_place, raw) {
                     row.add(RAW, raw(round)?);
                     continue;
                 }
                 let who = self.who[n];
-                if row.contenders.iter().any(|c| c.label == who.label() && c.failure.is_some()) {
+                if sitting_out.contains(&who) {
                     continue;
                 }
-                match self.one(who, round, measure) {
+                let turn = Instant::now();
+                match self.one(who, close, round, measure) {
                     Ok(sample) => row.add(&who.label(), sample),
                     // A peer that cannot do it has no figure; ovfs must.
-                    Err(failure) if who != Who::Ovfs => row.fail(&who.label(), &failure.to_string()),
+                    Err(failure) if who != Who::Ovfs => {
+                        row.fail(&who.label(), &failure.to_string());
+                        sitting_out.push(who);
+                    }
                     Err(failure) => return Err(failure),
                 }
+                if who != Who::Ovfs && turn.elapsed() > self.settings.slow {
+                    slow.push(who);
+                }
             }
+            // One round is enough of a peer that takes long and is not the best of them.
+            let peers = Comparison { of: String::new(), against: Who::peers(&self.who), target: None, at_most: false };
+            let best = row.rival(&peers).map(|rival| rival.label.clone());
+            sitting_out.extend(slow.drain(..).filter(|who| Some(who.label()) != best));
         }
         announce(&row);
         self.rows.push(row);
         Ok(())
     }
 
-    fn one(&mut self, who: Who, round: usize, measure: Measure) -> Result<Sample, Failure> {
-        let mut mounted = who.mount(&self.s3, self.settings)?;
+    fn one(&mut self, who: Who, close: Close, round: usize, measure: Measure) -> Result<Sample, Failure> {
+        let mut mounted = who.mount(&self.s3, close == Close::Returns, self.settings)?;
         let before = self.store.server.counters.now();
         let watch = Watch::start(&mounted.pids);
         let result = measure(&mut mounted, round);
         let peak = watch.stop();
         if who == Who::Ovfs {
-            self.memory.push(peak as f64 / f64::from(1 << 20));
+            self.memory.push(peak);
             if !mounted.pair.daemon.is_alive() {
                 return Err(Failure::Wrong(format!("ovfs ended: {}", mounted.pair.daemon.messages())));
             }
@@ -129,11 +206,20 @@ impl Bench<'_> {
         Ok(sample)
     }
 
+    /// A row beside OpenDAL alone, with the ratio aimed at, and beside the best chain. Targets are those of one
+    /// distance.
     fn row(&self, name: &str, unit: Unit, raw: Option<f64>, chain: f64) -> Row {
-        let row = Row::new(name, unit);
-        let row = if raw.is_some() { row.compare("ovfs", &[RAW], raw) } else { row };
+        let target = |ratio: f64| (self.latency == LATENCY).then_some(ratio);
+        let row = Row::new(format!("{}{name}", self.label), unit);
+        let row = match raw {
+            Some(ratio) => row.compare("ovfs", &[RAW], target(ratio)),
+            None => row,
+        };
         let peers = Who::peers(&self.who);
-        row.compare("ovfs", &peers.iter().map(String::as_str).collect::<Vec<_>>(), Some(chain))
+        if peers.is_empty() {
+            return row;
+        }
+        row.compare("ovfs", &peers.iter().map(String::as_str).collect::<Vec<_>>(), target(chain))
     }
 
     fn sequential_read(&mut self) -> Result<(), Failure> {
@@ -161,14 +247,18 @@ impl Bench<'_> {
 
     fn random_read(&mut self) -> Result<(), Failure> {
         let row = self.row("cold random 4 KiB read, depth 32", Unit::Ops, Some(0.9), 3.0);
-        let row = row.compare("ovfs", &[IDEAL], Some(0.9));
         if !self.wanted(&row) {
             return Ok(());
         }
         let raw = Raw::new(&self.s3)?;
         let (size, window) = (self.settings.large, self.settings.window * 2);
-        let ideal = DEPTH as f64 / LATENCY.as_secs_f64();
-        let count = (ideal * window.as_secs_f64()) as usize;
+        // Without a distance there is no ideal, and OpenDAL alone tells what is possible.
+        let ideal = (!self.latency.is_zero()).then(|| DEPTH as f64 / self.latency.as_secs_f64());
+        let row = match ideal {
+            Some(_) => row.compare("ovfs", &[IDEAL], (self.latency == LATENCY).then_some(0.9)),
+            None => row,
+        };
+        let count = (ideal.unwrap_or(2000.0) * window.as_secs_f64()) as usize;
         let raw = move |round| Ok(Sample::of(raw.random("large", size, DEPTH, count, round as u64 + 77)?));
         self.fill(row, Some(&raw), &|mounted, round| {
             let pids = mounted.pids.clone();
@@ -180,7 +270,7 @@ impl Bench<'_> {
             })?;
             Ok(Sample::rate(&run, Unit::Ops))
         })?;
-        if let Some(row) = self.rows.last_mut() {
+        if let (Some(row), Some(ideal)) = (self.rows.last_mut(), ideal) {
             (0..self.settings.rounds).for_each(|_| row.add(IDEAL, Sample::of(ideal)));
         }
         Ok(())
@@ -192,7 +282,7 @@ impl Bench<'_> {
             return Ok(());
         }
         let raw = Raw::new(&self.s3)?;
-        let (size, store) = (self.settings.large, self.store);
+        let (size, store, within) = (self.settings.large, self.store, self.settings.stored_within);
         let raw = move |_| best(|concurrency| Ok(mib(size, raw.write("new/raw", NEW_SEED, size, concurrency)?)));
         self.fill(row, Some(&raw), &|mounted, round| {
             let pids = mounted.pids.clone();
@@ -210,7 +300,7 @@ impl Bench<'_> {
                 session.guest.flush(file.nodeid, file.fh).during("FLUSH")?;
                 session.guest.fsync(file.nodeid, file.fh, false).during("FSYNC")?;
                 session.guest.release(file.nodeid, file.fh).during("RELEASE")?;
-                until_stored("what was written", || store.size(&name) == Some(size))?;
+                until_stored("what was written", within, || store.size(&name) == Some(size))?;
                 outcome.time = began.elapsed();
                 Ok::<_, Failure>(outcome)
             })?;
@@ -229,12 +319,16 @@ impl Bench<'_> {
         if !self.wanted(&row) {
             return Ok(());
         }
-        let (size, store) = (self.settings.large, self.store);
+        let (size, store, within) = (self.settings.large, self.store, self.settings.stored_within);
+        // An object each, there before anybody mounts: some remember what they saw first.
+        let turn = Cell::new(0);
+        (0..self.settings.rounds * self.who.len()).for_each(|n| store.copy("large", &format!("changed-{n}")));
         self.fill(row, None, &|mounted, round| {
-            store.put_pattern("changed", SEED, size);
+            let key = format!("changed-{}", turn.get());
+            turn.set(turn.get() + 1);
             let session = &mut mounted.pair.session;
             let flags = libc::O_RDWR | if append { libc::O_APPEND } else { 0 };
-            let file = session.open_file("changed", flags, SEED).during("OPEN")?;
+            let file = session.open_file(&key, flags, SEED).during("OPEN")?;
             let at = if append { size } else { size / 2 + (round as u64 * 4096) };
             let mut data = vec![0; SMALL as usize];
             fill(NEW_SEED, at, &mut data);
@@ -243,54 +337,74 @@ impl Bench<'_> {
             let written = session.guest.write_with(file.nodeid, file.fh, at, &data, 0, flags).during("WRITE")?;
             session.guest.fsync(file.nodeid, file.fh, false).during("FSYNC")?;
             let mut took = began.elapsed();
-            if store.word("changed", at) != Some(pattern(NEW_SEED, at)) {
+            if store.word(&key, at) != Some(pattern(NEW_SEED, at)) {
                 if mounted.mount.is_none() {
                     return Err(Failure::Wrong("fsync returned before the store had the change".into()));
                 }
                 // Not every peer keeps fsync's promise: then what counts is when the store has the change.
                 session.guest.flush(file.nodeid, file.fh).during("FLUSH")?;
                 session.guest.release(file.nodeid, file.fh).during("RELEASE")?;
-                until_stored("the change", || store.word("changed", at) == Some(pattern(NEW_SEED, at)))?;
+                until_stored("the change", within, || store.word(&key, at) == Some(pattern(NEW_SEED, at)))?;
                 took = began.elapsed();
             }
             let cpu = crate::usage::cpu(&mounted.pids).saturating_sub(before);
-            let intact = store.word("changed", 4096) == Some(pattern(SEED, 4096))
-                && store.word("changed", size - 4096) == Some(pattern(SEED, size - 4096));
+            let intact = store.word(&key, 4096) == Some(pattern(SEED, 4096))
+                && store.word(&key, size - 4096) == Some(pattern(SEED, size - 4096));
+            store.clear(&key);
             if u64::from(written) != u64::from(SMALL) || !intact {
                 return Err(Failure::Wrong("the rest of the object has changed too".into()));
             }
             Ok(Sample { value: took.as_secs_f64() * 1e3, cpu_s: cpu.as_secs_f64(), ..Sample::default() })
         })?;
-        self.store.clear("changed");
+        self.store.clear("changed-");
         Ok(())
     }
 
-    fn many_files(&mut self) -> Result<(), Failure> {
-        let row = self.row("write many files of 4 KiB, depth 32, until they are stored", Unit::Ops, Some(0.0), 2.0);
+    fn many_files(&mut self, close: Close) -> Result<(), Failure> {
+        let row = match close {
+            Close::Waits => {
+                let name = "write many files of 4 KiB, depth 32, until they are stored";
+                let row = self.row(name, Unit::Ops, None, 2.0);
+                row.compare("ovfs", &[RAW], None)
+            }
+            Close::Returns => {
+                let name = "write many files of 4 KiB, write-back, depth 32, until the last is closed";
+                self.row(name, Unit::Ops, None, 5.0)
+            }
+        };
         if !self.wanted(&row) {
             return Ok(());
         }
-        let raw = Raw::new(&self.s3)?;
+        let alone = Raw::new(&self.s3)?;
         let (many, store) = (self.settings.many, self.store);
+        let (longest, within) = (self.settings.many_longest, self.settings.stored_within);
         let raw = move |_| {
-            let took = raw.write_many("many/raw-", SMALL as usize, many, DEPTH)?;
+            let took = alone.write_many("many/raw-", SMALL as usize, many, DEPTH)?;
             Ok(Sample::of(many as f64 / took.as_secs_f64()))
         };
-        self.fill(row, Some(&raw), &|mounted, round| {
+        let raw = (close == Close::Waits).then_some(&raw as RawMeasure);
+        self.fill_with(row, close, raw, &|mounted, round| {
             let pids = mounted.pids.clone();
             let prefix = format!("m{round}-");
+            let all_stored =
+                |made| until_stored("the last of the files", within, || store.count(&prefix) as u64 >= made);
             let session = &mut mounted.pair.session;
             let run = metered(&pids, || {
                 let began = Instant::now();
                 let mut work = Files::kept(ROOT, &prefix, SMALL, (0, many), DEPTH);
-                let mut outcome = session.one(&mut work, DEPTH, Until::Done).during("writing many files")?;
-                until_stored("the last of the files", || store.count(&prefix) as u64 == many)?;
-                outcome.time = began.elapsed();
+                let until = Until::Elapsed(longest);
+                let mut outcome = session.one(&mut work, DEPTH, until).during("writing many files")?;
+                if close == Close::Waits {
+                    all_stored(outcome.ops)?;
+                    outcome.time = began.elapsed();
+                }
                 Ok::<_, Failure>(outcome)
             })?;
-            let right = (0..many).all(|n| {
-                store.size(&Name::new(&prefix, n).text()) == Some(SMALL.into())
-                    && store.word(&Name::new(&prefix, n).text(), 0) == Some(pattern(n, 0))
+            let made = run.outcome.ops;
+            all_stored(made)?;
+            let right = (0..made).all(|n| {
+                let name = Name::new(&prefix, n).text();
+                store.size(&name) == Some(SMALL.into()) && store.word(&name, 0) == Some(pattern(n, 0))
             });
             store.clear(&prefix);
             if !right {
@@ -371,13 +485,8 @@ impl Bench<'_> {
         if self.memory.is_empty() {
             return;
         }
-        let mut row =
-            Row::new("memory of ovfs beside its cache pool, highest in each mount of these rows", Unit::Memory);
-        row = row.bound("ovfs", &["64 MiB"], 1.0);
-        for figure in &self.memory {
-            row.add("ovfs", Sample::of(*figure));
-            row.add("64 MiB", Sample::of(64.0));
-        }
+        let row =
+            beside_pool("memory of ovfs beside its cache pool, highest in each mount of these rows", &self.memory);
         announce(&row);
         self.rows.push(row);
     }
