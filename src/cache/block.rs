@@ -1,12 +1,14 @@
 //! Blocks: owned pieces of the pool. A [`Block`] is exclusive memory until it is dropped.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 
 use event_listener::{Event, EventListener};
 
 use super::buddy::{self, BLOCK_MAX, BLOCK_MIN, Buddy};
+use super::lists::FreeLists;
+use super::sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+use super::warm::Warm;
 use crate::fs::{Sink, Source};
 use crate::metrics::MountMeter;
 use crate::store::{Pool, Slice};
@@ -58,22 +60,18 @@ impl From<Arc<Pool>> for Part {
     }
 }
 
-/// What is free, and where memory may be that nobody needs.
-#[derive(Debug)]
-struct Free {
-    buddy: Buddy,
-    /// Pieces of [`BLOCK_MAX`] bytes, by number, in which a block was freed whose memory the kernel has not got back.
-    warm: BTreeSet<u64>,
-}
-
-/// A part of the pool with its free list.
+/// A part of the pool with what is free of it.
 #[derive(Debug)]
 pub struct Blocks {
     part: Part,
-    free: Mutex<Free>,
-    /// How many blocks were taken so far, and until somebody last asked whether all is quiet.
-    taken: AtomicUsize,
-    taken_before: AtomicUsize,
+    /// Free blocks at hand. What is in them is taken and given without a lock.
+    lists: FreeLists,
+    /// All other free blocks.
+    buddy: Mutex<Buddy>,
+    /// Where blocks were freed whose memory the kernel has not got back.
+    warm: Warm,
+    /// How many blocks had been taken when somebody last asked whether all is quiet.
+    taken_before: AtomicU64,
     /// Notified whenever a block is freed.
     freed: Event,
     /// Capacity of all blocks marked dirty.
@@ -93,30 +91,47 @@ impl Blocks {
     /// All of `part`, free.
     pub fn new(part: impl Into<Part>) -> Arc<Blocks> {
         let part = part.into();
-        let free = Mutex::new(Free { buddy: Buddy::new(part.len), warm: BTreeSet::new() });
         part.meter.pool_bytes.store(part.len as u64, Ordering::Relaxed);
         Arc::new(Blocks {
+            lists: FreeLists::new(part.len),
+            buddy: Mutex::new(Buddy::new(part.len)),
+            warm: Warm::new(part.len),
             part,
-            free,
-            taken: AtomicUsize::new(0),
-            taken_before: AtomicUsize::new(0),
+            taken_before: AtomicU64::new(0),
             freed: Event::new(),
             dirty: AtomicUsize::new(0),
             since: Mutex::default(),
         })
     }
 
-    fn free(&self) -> MutexGuard<'_, Free> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn buddy(&self) -> MutexGuard<'_, Buddy> {
+        self.buddy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that is at hand goes back to where it is merged.
+    fn flush(&self, buddy: &mut Buddy) {
+        self.lists.drain(|offset, order| buddy.give(offset, order));
     }
 
     /// A block of at least `len` bytes, if one is free.
     pub fn take(self: &Arc<Blocks>, len: usize) -> Option<Block> {
         let order = buddy::order_for(len)?;
-        let offset = self.free().buddy.take(order)?;
-        self.taken.fetch_add(1, Ordering::Relaxed);
-        self.part.meter.taken(order, buddy::len_of(order));
+        let (offset, listed) = match self.lists.take(order) {
+            Some(offset) => (offset, true),
+            None => (self.take_slowly(order)?, false),
+        };
+        self.part.meter.taken(order, buddy::len_of(order), listed);
         Some(Block { owner: Arc::clone(self), offset, order, mark: AtomicU64::new(0) })
+    }
+
+    /// As [`Blocks::take`], of what is not at hand.
+    #[cold]
+    fn take_slowly(&self, order: u8) -> Option<u64> {
+        let mut buddy = self.buddy();
+        buddy.take(order).or_else(|| {
+            self.flush(&mut buddy);
+            buddy.take(order)
+        })
     }
 
     /// Resolves at the next block that is freed after this call.
@@ -131,32 +146,36 @@ impl Blocks {
 
     /// Bytes in free blocks.
     pub fn free_bytes(&self) -> usize {
-        self.free().buddy.free_bytes()
+        // Under the lock, so that nothing is on its way from the one to the other.
+        let buddy = self.buddy();
+        buddy.free_bytes() + self.lists.bytes()
     }
 
     /// Gives the memory of free blocks back to the kernel, unless a block was taken since the last call. Returns how many
-    /// bytes of it there may have been. Whoever takes a block meanwhile may find fewer free ones for a moment.
+    /// bytes of it there may have been. Whoever takes a block meanwhile may find fewer free ones for a moment. One thread
+    /// at a time may call it.
     pub fn give_back_if_idle(&self) -> usize {
-        let taken = self.taken.load(Ordering::Relaxed);
+        let taken = self.part.meter.taken_so_far();
         if self.taken_before.swap(taken, Ordering::Relaxed) != taken {
             return 0;
         }
-        let mut given = 0;
-        loop {
-            let mut free = self.free();
-            let Some(piece) = free.warm.pop_first() else { return given };
-            let start = piece * BLOCK_MAX as u64;
-            let blocks = free.buddy.take_within(start..start + BLOCK_MAX as u64);
-            drop(free);
+        let (mut given, mut from) = (0, 0);
+        while let Some(start) = self.warm.take_from(from) {
+            from = start + BLOCK_MAX as u64;
+            let mut buddy = self.buddy();
+            self.flush(&mut buddy);
+            let blocks = buddy.take_within(start..from);
+            drop(buddy);
             for &(offset, order) in &blocks {
                 self.part.pool.discard(self.part.start as u64 + offset, buddy::len_of(order));
                 given += buddy::len_of(order);
             }
-            let mut free = self.free();
-            blocks.into_iter().for_each(|(offset, order)| free.buddy.give(offset, order));
-            drop(free);
+            let mut buddy = self.buddy();
+            blocks.into_iter().for_each(|(offset, order)| buddy.give(offset, order));
+            drop(buddy);
             self.freed.notify(usize::MAX);
         }
+        given
     }
 
     /// Bytes in blocks that hold what the store does not have yet.
@@ -295,60 +314,10 @@ impl Drop for Block {
     fn drop(&mut self) {
         self.mark_clean();
         self.owner.part.meter.given(self.order, self.capacity());
-        let mut free = self.owner.free();
-        free.buddy.give(self.offset, self.order);
-        free.warm.insert(self.offset / BLOCK_MAX as u64);
-        drop(free);
-        self.owner.freed.notify(usize::MAX);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Bytes that the kernel has given to the pool.
-    fn resident(pool: &Pool) -> u64 {
-        use std::os::unix::fs::MetadataExt;
-        let file = std::fs::File::from(pool.fd().try_clone().expect("dup"));
-        file.metadata().expect("fstat").blocks() * 512
-    }
-
-    #[test]
-    fn memory_of_free_blocks_is_given_back_when_all_is_quiet() {
-        let pool = Arc::new(Pool::new(4 * BLOCK_MAX).expect("memfd"));
-        let blocks = Blocks::new(Part::of(Arc::clone(&pool), BLOCK_MIN, 4 * BLOCK_MAX));
-        let all = blocks.free_bytes();
-        let mut held: Vec<Block> = (0..100).map(|_| blocks.take(64 << 10).expect("free")).collect();
-        held.iter_mut().for_each(|block| block.write(0, &[7; 64 << 10]));
-        assert_eq!(resident(&pool), 100 << 16);
-        let kept = held.split_off(90);
-        drop(held);
-        assert_eq!((blocks.give_back_if_idle(), resident(&pool)), (0, 100 << 16), "blocks were taken just now");
-        assert!(blocks.give_back_if_idle() >= 90 << 16);
-        assert_eq!(resident(&pool), 10 << 16);
-        assert!(kept.iter().all(|block| block.bytes(0, 64 << 10) == [7; 64 << 10]));
-        assert_eq!(blocks.give_back_if_idle(), 0, "nothing was freed since");
-        drop(kept);
-        blocks.give_back_if_idle();
-        assert_eq!((resident(&pool), blocks.free_bytes()), (0, all));
-    }
-
-    #[test]
-    fn parts_of_a_pool_share_no_byte() {
-        let pool = Arc::new(Pool::new(8 * BLOCK_MIN).expect("memfd"));
-        let parts = [(0, 3 * BLOCK_MIN + 7), (3 * BLOCK_MIN, 5 * BLOCK_MIN), (9 * BLOCK_MIN, BLOCK_MIN)];
-        let parts = parts.map(|(start, len)| Blocks::new(Part::of(Arc::clone(&pool), start, len)));
-        assert_eq!(parts.each_ref().map(|blocks| blocks.len()), [3 * BLOCK_MIN, 5 * BLOCK_MIN, 0]);
-        let mut seen = Vec::new();
-        for blocks in &parts {
-            let held: Vec<Block> = std::iter::from_fn(|| blocks.take(BLOCK_MIN)).collect();
-            assert_eq!(held.len() * BLOCK_MIN, blocks.len());
-            seen.extend(held.iter().map(|block| block.slice(0, BLOCK_MIN).offset));
-            drop(held);
-            assert_eq!(blocks.free_bytes(), blocks.len());
+        if !self.owner.lists.give(self.offset, self.order) {
+            self.owner.buddy().give(self.offset, self.order);
         }
-        seen.sort_unstable();
-        assert_eq!(seen, (0..8).map(|page| page * BLOCK_MIN as u64).collect::<Vec<_>>());
+        self.owner.warm.insert(self.offset);
+        self.owner.freed.notify(usize::MAX);
     }
 }

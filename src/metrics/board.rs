@@ -1,6 +1,6 @@
 //! The counters that the device process writes and the broker reads: one anonymous mapping, made before the fork.
 //!
-//! Layout, version 1, all 64-bit counters that begin at zero: [`SHARDS`] times the requests of each opcode, then the
+//! Layout, version 2, all 64-bit counters that begin at zero: [`SHARDS`] times the requests of each opcode, then the
 //! mounts in the order of their numbers. Both processes are one program, so the layout never meets another version of
 //! itself; the version is for whoever looks at the memory from outside.
 //!
@@ -17,7 +17,7 @@ use super::histogram::{Histogram, Spread};
 use super::mount::MountCounts;
 
 /// Version of the layout.
-pub const LAYOUT: u64 = 1;
+pub const LAYOUT: u64 = 2;
 
 /// "ovfs" and "eyes" in ASCII.
 const MAGIC: u64 = u64::from_be_bytes(*b"ovfseyes");
@@ -177,11 +177,11 @@ mod tests {
         assert_eq!((align_of::<Head>(), size_of::<Head>() % align_of::<MountCounts>()), (4096, 0));
         assert_eq!(size_of::<Opcode>(), 2176);
         assert_eq!(size_of::<Head>(), 4096 * (2176 * OPCODES * SHARDS + 128).div_ceil(4096));
-        assert_eq!(size_of::<MountCounts>(), 256);
+        assert_eq!(size_of::<MountCounts>(), 384);
         let board = Board::new(1).expect("memory");
         let head = board.head();
         assert_eq!(head.magic.load(Ordering::Relaxed).to_be_bytes(), *b"ovfseyes");
-        assert_eq!(head.version.load(Ordering::Relaxed), 1);
+        assert_eq!(head.version.load(Ordering::Relaxed), 2);
     }
 
     #[test]

@@ -22,6 +22,10 @@ pub struct MountCounts {
     pub pool_bytes: AtomicU64,
     /// Of those, bytes in blocks in use, by size class.
     pub used_bytes: [AtomicU64; CLASSES],
+    /// Blocks that were taken so far from those at hand, by size class.
+    pub taken_listed: [AtomicU64; CLASSES],
+    /// Blocks that were taken so far from elsewhere, by size class.
+    pub taken_cut: [AtomicU64; CLASSES],
     /// Bytes in blocks that hold what the store does not have.
     pub dirty_bytes: AtomicU64,
     /// When the oldest of those became so, in nanoseconds after [`Board::now`]'s zero; 0: there is none.
@@ -59,11 +63,22 @@ impl MountCounts {
         self.miss_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// A block of this order (size class) and length in bytes is in use.
-    pub fn taken(&self, order: u8, bytes: usize) {
-        if let Some(class) = self.used_bytes.get(usize::from(order)) {
+    /// A block of this order (size class) and length in bytes is in use; `listed`: it was at hand.
+    pub fn taken(&self, order: u8, bytes: usize, listed: bool) {
+        let order = usize::from(order);
+        if let Some(class) = self.used_bytes.get(order) {
             class.fetch_add(bytes as u64, Ordering::Relaxed);
         }
+        let taken = if listed { &self.taken_listed } else { &self.taken_cut };
+        if let Some(class) = taken.get(order) {
+            class.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many blocks were taken so far.
+    pub fn taken_so_far(&self) -> u64 {
+        let all = self.taken_listed.iter().chain(&self.taken_cut);
+        all.fold(0, |sum, class| sum.wrapping_add(class.load(Ordering::Relaxed)))
     }
 
     /// It is not any more.

@@ -149,6 +149,20 @@ fn gauges(text: &mut Text, all: &Snapshot) {
 }
 
 fn counters(text: &mut Text, all: &Snapshot) {
+    let name = "ovfs_pool_blocks_taken_total";
+    text.family(
+        name,
+        "counter",
+        "Blocks of memory taken; from: list, without a lock; cut, where free memory is split.",
+    );
+    for mount in &all.mounts {
+        for (order, (listed, cut)) in mount.taken_listed.iter().zip(&mount.taken_cut).enumerate() {
+            let class = (4096u64 << order).to_string();
+            for (from, count) in [("list", listed), ("cut", cut)] {
+                text.sample(name, &[("mount", &mount.path), ("class", &class), ("from", from)], count);
+            }
+        }
+    }
     let help = "Pieces of reads that were answered from memory.";
     text.each(all, ("ovfs_cache_hits_total", "counter", help), |mount| Some(mount.hits));
     let help = "Pieces of reads that waited for the store.";
@@ -271,6 +285,8 @@ mod tests {
             store: meter.counts(),
             health,
             dirty_age: Some(Duration::from_millis(1500)),
+            taken_listed: [3; 11],
+            taken_cut: [4; 11],
             ..MountSnapshot::default()
         };
         let failing = Health { failing: Some(Duration::ZERO), ..Health::default() };
@@ -294,6 +310,9 @@ mod tests {
         assert_eq!(get("ovfs_store_up", &[("mount", odd)]), Some(0.0));
         assert_eq!(get("ovfs_store_up", &[("mount", "/new")]), None);
         assert_eq!(get("ovfs_dirty_oldest_seconds", &[("mount", "/")]), Some(1.5));
+        let of_class = |from| [("mount", "/"), ("class", "4194304"), ("from", from)];
+        assert_eq!(get("ovfs_pool_blocks_taken_total", &of_class("list")), Some(3.0));
+        assert_eq!(get("ovfs_pool_blocks_taken_total", &of_class("cut")), Some(4.0));
         let of_get = [("mount", "/"), ("kind", "get"), ("cost", "B")];
         assert_eq!(get("ovfs_store_requests_total", &of_get), Some(1.0));
         assert_eq!(get("ovfs_store_request_errors_total", &of_get[..2]), Some(1.0));

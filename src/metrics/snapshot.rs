@@ -11,7 +11,7 @@ use super::mount::{CLASSES, MountCounts};
 use crate::fuse::abi::Opcode;
 
 /// Version of the answer.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// All counters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,10 @@ pub struct MountSnapshot {
     pub pool_bytes: u64,
     /// Of those, bytes in use: by size class, 4 KiB and its doubles.
     pub used_bytes: [u64; CLASSES],
+    /// Blocks that were taken of those at hand, by size class.
+    pub taken_listed: [u64; CLASSES],
+    /// Blocks that were taken from elsewhere, by size class.
+    pub taken_cut: [u64; CLASSES],
     /// Bytes of memory that hold what the store does not have.
     pub dirty_bytes: u64,
     /// For how long the oldest of them do.
@@ -159,6 +163,8 @@ impl MountSnapshot {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         self.pool_bytes = load(&counts.pool_bytes);
         self.used_bytes = counts.used_bytes.each_ref().map(load);
+        self.taken_listed = counts.taken_listed.each_ref().map(load);
+        self.taken_cut = counts.taken_cut.each_ref().map(load);
         self.dirty_bytes = load(&counts.dirty_bytes);
         let since = load(&counts.dirty_since);
         self.dirty_age = (since > 0).then(|| Duration::from_nanos(now.saturating_sub(since)));
