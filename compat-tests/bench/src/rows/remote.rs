@@ -465,10 +465,19 @@ impl<'a> Bench<'a> {
                     let entries = session.guest.readdirplus(dir, handle, offset, LISTING).during("READDIRPLUS")?;
                     let Some(last) = entries.last() else { break };
                     offset = last.offset;
+                    let mut forgotten = Vec::new();
                     for entry in entries.into_iter().filter(|entry| entry.name != b"." && entry.name != b"..") {
                         let Some(node) = entry.entry else { continue };
-                        if node.attr.is_dir() { dirs.push(node.nodeid) } else { found += 1 }
+                        if node.attr.is_dir() {
+                            dirs.push(node.nodeid);
+                        } else {
+                            found += 1;
+                            forgotten.push((node.nodeid, 1));
+                        }
                     }
+                    // As a guest short of memory does: virtiofsd has a descriptor open for each inode that a guest knows
+                    // of, and hosts limit these.
+                    session.guest.batch_forget(&forgotten).during("BATCH_FORGET")?;
                 }
                 session.guest.releasedir(dir, handle).during("RELEASEDIR")?;
             }
