@@ -10,9 +10,6 @@ use crate::rows::{During, Failure, Settings};
 use crate::session::{Pair, Session, Shape};
 use crate::usage;
 
-/// How much later a closed file is uploaded where that is measured: rclone's own default.
-const UPLOAD_DELAY: Duration = Duration::from_secs(5);
-
 /// Someone with a mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
@@ -42,13 +39,13 @@ impl Who {
         all.iter().filter(|who| **who != Who::Ovfs).map(|who| who.label()).collect()
     }
 
-    /// Starts it with cold caches and connects a guest. With `later`, what is closed is uploaded [`UPLOAD_DELAY`]
-    /// later, where that can be had.
+    /// Starts it with cold caches and connects a guest. With `later`, what is closed is uploaded
+    /// [`Settings::upload_delay`] later, where that can be had.
     ///
     /// # Errors
     /// Something did not start.
     pub fn mount(self, s3: &S3, later: bool, settings: &Settings) -> Result<Mounted, Failure> {
-        let delay = if later { UPLOAD_DELAY } else { Duration::ZERO };
+        let delay = if later { settings.upload_delay } else { Duration::ZERO };
         let (mount, spec) = match self {
             Who::Ovfs => (None, s3.ovfs().arg(format!("--writeback-delay={}", delay.as_millis()))),
             Who::Over(peer) => {

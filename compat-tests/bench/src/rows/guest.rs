@@ -19,7 +19,7 @@ const TAG: &str = "share";
 const LATENCY: Duration = Duration::from_millis(2);
 const RATE: u64 = 90 << 20;
 /// How long a boot with all its work may take.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// What `guest/boot.py` ends with when this machine cannot boot such a guest.
 const ABSENT: i32 = 2;
 
@@ -74,6 +74,14 @@ pub fn absence() -> Result<Option<String>, Failure> {
 fn last_line(output: &Output) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned()
+}
+
+/// The end of what a program has said, on one line.
+fn tail(said: &str) -> String {
+    let words = |line: &str| line.chars().take(120).collect::<String>();
+    let mut last: Vec<String> = said.lines().rev().take(4).map(words).collect();
+    last.reverse();
+    last.join("; ")
 }
 
 /// Every row; none where no such guest can be booted.
@@ -169,9 +177,7 @@ fn boot(who: Who, dir: &Path, s3: &S3, settings: &Settings) -> Result<(Vec<Figur
     let output = guest.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
-        let last: Vec<&str> = said.lines().rev().take(5).collect();
-        let told = last.into_iter().rev().collect::<Vec<_>>().join("; ");
-        let why = format!("{}: {}: {told}: {}", who.label(), last_line(&output), daemon.messages());
+        let why = format!("{}: {}; {}; {}", who.label(), last_line(&output), tail(&said), tail(&daemon.messages()));
         return Err(Failure::Wrong(why));
     }
     let ended = Instant::now();

@@ -39,7 +39,9 @@ pub struct Settings {
     pub many_longest: Duration,
     /// A peer that takes longer in a round takes part in one only, unless it is the best peer.
     pub slow: Duration,
-    /// How long a store may take to show what a peer has written.
+    /// How much later a closed file is uploaded where that is measured; whole seconds. rclone's own default is five.
+    pub upload_delay: Duration,
+    /// How long a store may take to show what has been written.
     pub stored_within: Duration,
     /// How long a store must have been asked nothing for what was begun to be over.
     pub quiet: Duration,
@@ -67,6 +69,7 @@ impl Settings {
             window: Duration::from_secs(1),
             many_longest: Duration::from_secs(30),
             slow: Duration::from_secs(25),
+            upload_delay: Duration::from_secs(5),
             stored_within: Duration::from_secs(60),
             quiet: Duration::from_millis(1500),
             all_peers: true,
@@ -102,7 +105,7 @@ impl Settings {
             rounds: 1,
             window: Duration::from_millis(100),
             many_longest: Duration::from_secs(2),
-            stored_within: Duration::from_secs(5),
+            upload_delay: Duration::from_secs(1),
             quiet: Duration::from_millis(300),
             all_peers: false,
             large: 32 << 20,
