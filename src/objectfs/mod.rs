@@ -1,7 +1,8 @@
 //! A store as a file system: nodeids, names, handles, directories, attributes.
 //!
-//! `tree` knows names, `inode` and `content` what stands behind them, `handles` what is open; `lookup`, `open`, `read`, `write`,
-//! `upload` (`flow` for long files), `remove`, `rename` and `readdir` are the operations. What POSIX keeps of a file beside its bytes is in `attributes`, reached
+//! `tree` knows names, `inode` and `content` what stands behind them, `handles` what is open, `listings` what was listed of
+//! directories lately, `scan` what an open one has told; `lookup`, `open`, `read`, `write`, `upload` (`flow` for long files), `remove`,
+//! `rename` and `readdir` are the operations. What POSIX keeps of a file beside its bytes is in `attributes`, reached
 //! by `xattr` and `special` too, and brought to the store by `upload` and `save`. File data lies in the pool (`cache`); the store is reached
 //! through [`Remote`]. Knows neither virtio nor OpenDAL.
 //!

@@ -15,15 +15,14 @@ use super::{RESERVED, Remote, dir_path};
 use crate::store::path::{check_name, check_path, join};
 use crate::store::{LIST_PAGE_MAX, ListEntry, Reply, StoreError, StoreErrorKind};
 
-/// Most names of a listing that are remembered to find a directory and a file of one name; past it both may show.
+/// Most names of a listing that are remembered to find a directory and a file of one name, where the store does not sort; past it
+/// both may show.
 const REMEMBERED_MAX: usize = 200_000;
 
 /// A listing under way.
 pub(super) struct Listing {
     pages: Pages,
-    /// Hashes of the names sent, for finding the same name again pages later; with the name where the store sorts.
-    sent: HashMap<u64, Option<Box<str>>>,
-    hasher: RandomState,
+    sent: Sent,
     /// Whether the store has said anything at all about the directory.
     exists: bool,
     /// The greatest name sent, a directory's with its slash.
@@ -34,16 +33,35 @@ pub(super) struct Listing {
 
 impl std::fmt::Debug for Listing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listing").field("sent", &self.sent.len()).finish_non_exhaustive()
+        f.debug_struct("Listing").field("sent", &self.sent.names.len()).finish_non_exhaustive()
     }
 }
 
-impl Listing {
-    /// Forgets the names that cannot come again, as directories, because all that sorts before the greatest has come.
-    fn forget_past(&mut self) {
-        let greatest = self.greatest.as_bytes();
-        self.sent
-            .retain(|_, name| name.as_ref().is_none_or(|name| name.bytes().chain([b'/']).gt(greatest.iter().copied())));
+/// Names sent, to find a directory that comes pages after a file of its name.
+#[derive(Default)]
+struct Sent {
+    hasher: RandomState,
+    /// Hashes of the names; with the name where the store sorts.
+    names: HashMap<u64, Option<Box<str>>>,
+}
+
+impl Sent {
+    /// Notes that `name` is sent. False: it was before.
+    fn add(&mut self, name: &str, sorted: bool) -> bool {
+        let hash = self.hasher.hash_one(name);
+        if self.names.contains_key(&hash) {
+            return false;
+        }
+        if self.names.len() < REMEMBERED_MAX {
+            self.names.insert(hash, sorted.then(|| name.into()));
+        }
+        true
+    }
+
+    /// Forgets the names that cannot come again, because all up to the key `greatest` has come.
+    fn forget_past(&mut self, greatest: &str) {
+        let comes = |name: &str| name.bytes().chain([b'/']).gt(greatest.bytes());
+        self.names.retain(|_, name| name.as_deref().is_none_or(comes));
     }
 }
 
@@ -72,8 +90,8 @@ impl Remote {
             self.demand_dir(path, &format!("list '{path}'")).await?;
         }
         let resumes = end == End::Clean && Pages::resume(&self.can) && !listing.greatest.is_empty();
-        if resumes {
-            listing.forget_past();
+        if end == End::Clean && self.sorts() {
+            listing.sent.forget_past(&listing.greatest);
         }
         let after = resumes.then(|| listing.greatest.clone());
         let cursor = (end != End::Last).then(|| self.listings.put(path, listing));
@@ -98,9 +116,13 @@ impl Remote {
         let pages = Pages::open(&self.ops, self.service.http, &dir_path(path), key);
         let greatest = after.unwrap_or_default().to_owned();
         let skip = after.map(|after| after.trim_end_matches('/').to_owned());
-        let (sent, hasher) = (HashMap::new(), RandomState::new());
         let pages = pages.map_err(|e| self.fail("list", path, &e))?;
-        Ok(Listing { pages, sent, hasher, exists: false, greatest, skip })
+        Ok(Listing { pages, sent: Sent::default(), exists: false, greatest, skip })
+    }
+
+    /// Whether pages come in the order of the keys' bytes. Buckets of S3 that cannot list recursively do not sort.
+    fn sorts(&self) -> bool {
+        self.service.http && !self.service.real_dirs && self.can.list_with_recursive
     }
 
     /// A page of the store's, or as much of it as one of ours takes; never an empty one before the last.
@@ -165,13 +187,8 @@ impl Remote {
                     }
                     continue;
                 }
-                let hash = listing.hasher.hash_one(&name);
-                if listing.sent.contains_key(&hash) {
+                if !listing.sent.add(&name, self.sorts()) {
                     continue;
-                }
-                if listing.sent.len() < REMEMBERED_MAX {
-                    let sorted = Pages::resume(&self.can);
-                    listing.sent.insert(hash, sorted.then(|| name.as_str().into()));
                 }
                 at.insert(name.clone(), page.len());
             }
@@ -193,5 +210,28 @@ impl Remote {
             log::log!(level, "a name in '{path}' cannot be shown in a file system and is hidden: {name:?}");
         }
         fine.then(|| name.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_remembered_as_long_as_a_directory_of_it_may_come() {
+        let mut sent = Sent::default();
+        for name in ["a", "b", "b-", "b-1", "b.", "c"] {
+            assert!(sent.add(name, true), "{name}");
+        }
+        sent.forget_past("b.");
+        let mut kept: Vec<&str> = sent.names.values().flatten().map(|name| &**name).collect();
+        kept.sort_unstable();
+        // Of those that have come, only `b/` and what begins with the last one sort after it.
+        assert_eq!(kept, ["b", "b.", "c"]);
+        assert!(!sent.add("b", true) && sent.add("a", true));
+        let mut unsorted = Sent::default();
+        assert!(unsorted.add("a", false));
+        unsorted.forget_past("z");
+        assert!(!unsorted.add("a", false));
     }
 }

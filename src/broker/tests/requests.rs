@@ -58,6 +58,8 @@ fn a_page_is_a_request_and_the_end_of_a_full_one_is_seen_without_another() {
     let (rest, requests) = counted.ask(|bed| block_on(bed.remote.page("d", page.cursor.unwrap(), None)).unwrap());
     assert_eq!((rest.entries.len(), rest.cursor), (1, None));
     assert_eq!(requests, [(Request::List, 1)]);
+    // A request that is kept back is not tried again.
+    assert!(counted.meter.counts().kinds.iter().all(|kind| (kind.errors, kind.retries) == (0, 0)));
 }
 
 #[test]
