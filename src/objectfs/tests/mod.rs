@@ -5,6 +5,8 @@ mod conflicts;
 mod contract;
 mod copies;
 mod deletions;
+mod hits;
+mod integrity;
 mod model;
 mod requests;
 mod writeback;
