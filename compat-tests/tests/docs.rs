@@ -21,6 +21,7 @@ const OURS: [&str; 23] = [
     "--capacity",
     "--writeback-delay",
     "--cache-dirty-ratio",
+    "--cache-block-size",
     "--cache-dir",
     "--cache-disk-size",
     "--metrics-listen",

@@ -405,6 +405,7 @@ pub(super) fn config(share: &BackendShare) -> objectfs::Config {
         capacity: share.capacity,
         writeback_delay: share.writeback_delay,
         dirty_ratio: share.cache_dirty_ratio,
+        block_size: share.cache_block_size,
         inodes_max: INODES_MAX,
         handles_max: HANDLES_MAX,
     }

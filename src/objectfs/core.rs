@@ -84,6 +84,8 @@ pub struct Config {
     pub writeback_delay: Duration,
     /// How much of the memory may hold what the store does not have yet, in percent.
     pub dirty_ratio: u32,
+    /// What a read at random fetches around itself, in bytes: a power of two.
+    pub block_size: u64,
     /// Most inodes the guest may know at once.
     pub inodes_max: usize,
     /// Most open files, and most open directories.

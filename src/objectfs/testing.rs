@@ -32,6 +32,7 @@ pub fn config() -> Config {
         capacity: 1 << 50,
         writeback_delay: Duration::ZERO,
         dirty_ratio: 50,
+        block_size: 64 << 10,
         inodes_max: 10_000,
         handles_max: 1_000,
     }
