@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 23] = [
+const OURS: [&str; 24] = [
     "--backend",
     "--cache-size",
     "--num-request-queues",
