@@ -123,6 +123,7 @@ fn what_is_printed_is_a_file_that_says_the_same() {
         "--file-mode=0600",
         "--writeback-delay=500",
         "--cache-dirty-ratio=30",
+        "--cache-block-size=16K",
         "--backend=memory:///x",
         "-o",
         "no_readdirplus,loglevel=err",

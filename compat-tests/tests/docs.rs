@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Flags of ovfs that virtiofsd does not have: those that the README must list.
-const OURS: [&str; 23] = [
+const OURS: [&str; 24] = [
     "--backend",
     "--cache-size",
     "--num-request-queues",
@@ -21,6 +21,7 @@ const OURS: [&str; 23] = [
     "--capacity",
     "--writeback-delay",
     "--cache-dirty-ratio",
+    "--cache-block-size",
     "--cache-dir",
     "--cache-disk-size",
     "--metrics-listen",

@@ -19,7 +19,7 @@ use event_listener::{Event, EventListener};
 
 use super::block::{Block, Blocks};
 use super::buddy::{BLOCK_MAX, BLOCK_MIN};
-use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Locks that the contents are spread over.
 const SHARDS: usize = 16;
@@ -106,7 +106,8 @@ impl Shard {
 
 /// All clean blocks.
 pub struct CleanCache {
-    shards: [Mutex<Shard>; SHARDS],
+    /// Readers of what is here lock one for reading, so that queues with hits in one file do not wait for each other.
+    shards: [RwLock<Shard>; SHARDS],
     /// Ready blocks in the order in which the hand of the clock passes them. Locked after a shard, or alone.
     clock: Mutex<VecDeque<(ContentId, u64)>>,
 }
@@ -134,7 +135,7 @@ enum Reserved<'a> {
 
 impl Drop for Fetch<'_> {
     fn drop(&mut self) {
-        let mut shard = self.cache.shard(self.content);
+        let mut shard = self.cache.shard_mut(self.content);
         let slot = shard.contents.get(&self.content).and_then(|slots| slots.get(&self.start));
         if matches!(slot, Some(Slot::Fetching { event, .. }) if Arc::ptr_eq(event, &self.event)) {
             shard.remove(self.content, self.start);
@@ -147,13 +148,21 @@ impl Drop for Fetch<'_> {
 impl CleanCache {
     /// An empty cache.
     pub fn new() -> CleanCache {
-        CleanCache { shards: std::array::from_fn(|_| Mutex::default()), clock: Mutex::default() }
+        CleanCache { shards: std::array::from_fn(|_| RwLock::default()), clock: Mutex::default() }
     }
 
-    fn shard(&self, content: ContentId) -> MutexGuard<'_, Shard> {
+    fn of(&self, content: ContentId) -> &RwLock<Shard> {
         // Numbers are given one after the other.
-        let index = usize::try_from(content.0 % SHARDS as u64).unwrap_or(0);
-        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+        &self.shards[usize::try_from(content.0 % SHARDS as u64).unwrap_or(0)]
+    }
+
+    fn shard(&self, content: ContentId) -> RwLockReadGuard<'_, Shard> {
+        self.of(content).read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To put something in or take it out.
+    fn shard_mut(&self, content: ContentId) -> RwLockWriteGuard<'_, Shard> {
+        self.of(content).write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn clock(&self) -> MutexGuard<'_, VecDeque<(ContentId, u64)>> {
@@ -164,7 +173,7 @@ impl CleanCache {
     pub fn clear(&self) {
         self.clock().clear();
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
             shard.contents.retain(|_, slots| {
                 slots.retain(|_, slot| matches!(slot, Slot::Fetching { .. }));
                 !slots.is_empty()
@@ -250,7 +259,7 @@ impl CleanCache {
         if let Some(clean) = self.get(content, offset) {
             return Reserved::Here(clean);
         }
-        let mut shard = self.shard(content);
+        let mut shard = self.shard_mut(content);
         let gap = match shard.find(content, offset, size) {
             Ok(Slot::Ready(clean)) => return Reserved::Here(Arc::clone(clean)),
             Ok(Slot::Fetching { event, .. }) => return Reserved::OnItsWay(event.listen()),
@@ -278,7 +287,7 @@ impl CleanCache {
 
     fn put(&self, content: ContentId, clean: Arc<Clean>) {
         let start = clean.start;
-        let mut shard = self.shard(content);
+        let mut shard = self.shard_mut(content);
         shard.contents.entry(content).or_default().insert(start, Slot::Ready(clean));
         self.clock().push_back((content, start));
     }
@@ -312,7 +321,7 @@ impl CleanCache {
         while passes > 0 {
             passes -= 1;
             let (content, start) = self.clock().pop_front()?;
-            let mut shard = self.shard(content);
+            let mut shard = self.shard_mut(content);
             let slot = shard.contents.get(&content).and_then(|slots| slots.get(&start));
             match slot {
                 Some(Slot::Ready(clean)) => {

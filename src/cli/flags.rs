@@ -172,6 +172,7 @@ mod tests {
             ("request-timeout", Kind::Seconds),
             ("writeback-delay", Kind::Milliseconds),
             ("cache-dirty-ratio", Kind::Number),
+            ("cache-block-size", Kind::Size),
             ("file-mode", Kind::Text),
             ("cache", Kind::Text),
             ("posix-acl", Kind::Text),

@@ -20,6 +20,7 @@ use virtiofsd::vhost_user::MAX_TAG_LEN;
 use super::listen::{MetricsAddr, parse_metrics_addr};
 use super::mounts::{BackendArg, MountArg, parse_backend};
 use super::size::parse_size;
+use crate::cache::buddy::{BLOCK_MAX, BLOCK_MIN};
 use crate::objectfs::OnConflict;
 
 /// Most request queues that the configuration space may announce.
@@ -135,6 +136,15 @@ fn parse_disk_size(text: &str) -> Result<u64, String> {
         Err(format!("the disk cache needs at least {} MiB", DISK_SIZE_MIN >> 20))
     } else {
         Ok(size)
+    }
+}
+
+fn parse_block_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size.is_power_of_two() && (BLOCK_MIN as u64..=BLOCK_MAX as u64).contains(&size) {
+        Ok(size)
+    } else {
+        Err("expected a power of two from 4K to 4M".to_owned())
     }
 }
 
@@ -523,6 +533,12 @@ pub struct Options {
     /// Percent of --cache-size that what is not yet stored may take; writers then wait for the store [default: 50]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(5..=90), help_heading = BACKEND)]
     pub cache_dirty_ratio: Option<u32>,
+
+    /// How much is fetched around a read at random: a power of two, 4K to 4M [default: 64K]
+    ///
+    /// Small files are fetched whole and what is read from front to back in longer pieces, whatever it is.
+    #[arg(long, value_name = "BYTES", value_parser = parse_block_size, help_heading = BACKEND)]
+    pub cache_block_size: Option<u64>,
 
     /// Directory on this machine's disk for blocks of what was read from the store [default: none]
     ///

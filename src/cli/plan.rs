@@ -142,6 +142,8 @@ pub struct BackendShare {
     pub capacity: u64,
     /// How much of `cache_size` may hold what is not yet stored, in percent.
     pub cache_dirty_ratio: u32,
+    /// What a read at random fetches around itself, in bytes: a power of two.
+    pub cache_block_size: u64,
     /// Where blocks of what was read are kept, and how many bytes of them.
     pub cache_dir: Option<(PathBuf, u64)>,
     /// Where metrics are served.
@@ -369,6 +371,7 @@ pub(super) fn backend(options: &Options, url: Option<String>) -> Result<BackendS
         translate_gid: within_ids(options.translate_gid.clone()),
         capacity: options.capacity.unwrap_or(1 << 50),
         cache_dirty_ratio: options.cache_dirty_ratio.unwrap_or(50),
+        cache_block_size: options.cache_block_size.unwrap_or(64 << 10),
         cache_dir: options.cache_dir.clone().map(|dir| (dir.into(), options.cache_disk_size.unwrap_or(10 << 30))),
         metrics_listen: options.metrics_listen.clone(),
         spool_dir: options.spool_dir.clone().map(PathBuf::from),
@@ -396,7 +399,7 @@ fn within_ids(maps: Vec<IdMap>) -> Vec<IdMap> {
 type IsGiven = fn(&Options) -> bool;
 
 /// Flags that only a store gives a meaning; refused for a directory.
-pub(super) const ABOUT_STORES: [(&str, IsGiven); 14] = [
+pub(super) const ABOUT_STORES: [(&str, IsGiven); 15] = [
     ("--posix-metadata", |options| options.posix_metadata),
     ("--uid", |options| options.uid.is_some()),
     ("--gid", |options| options.gid.is_some()),
@@ -406,6 +409,7 @@ pub(super) const ABOUT_STORES: [(&str, IsGiven); 14] = [
     ("--capacity", |options| options.capacity.is_some()),
     ("--writeback-delay", |options| options.writeback_delay.is_some()),
     ("--cache-dirty-ratio", |options| options.cache_dirty_ratio.is_some()),
+    ("--cache-block-size", |options| options.cache_block_size.is_some()),
     ("--cache-dir", |options| options.cache_dir.is_some()),
     ("--cache-disk-size", |options| options.cache_disk_size.is_some()),
     ("--metrics-listen", |options| options.metrics_listen.is_some()),
@@ -596,6 +600,7 @@ mod tests {
             "--capacity=1P",
             "--writeback-delay=1",
             "--cache-dirty-ratio=20",
+            "--cache-block-size=64K",
             "--cache-dir=/nonexistent",
             "--metrics-listen=127.0.0.1:0",
             "--spool-dir=/nonexistent",
@@ -629,6 +634,9 @@ mod tests {
             "--writeback-delay 1s",
             "--cache-dirty-ratio 4",
             "--cache-dirty-ratio 91",
+            "--cache-block-size 2K",
+            "--cache-block-size 96K",
+            "--cache-block-size 8M",
             "--cache-disk-size 1M",
             "--metrics-listen localhost",
             "--on-conflict Fail",

@@ -8,7 +8,7 @@ use crate::cli::{Line, MountArg};
 
 /// What holds for a store where nothing is said, of flags whose default clap does not know because it must be seen whether
 /// they were given.
-const UNSAID: [(&str, &str); 9] = [
+const UNSAID: [(&str, &str); 10] = [
     ("uid", "0"),
     ("gid", "0"),
     ("file-mode", "0644"),
@@ -17,6 +17,7 @@ const UNSAID: [(&str, &str); 9] = [
     ("capacity", "1P"),
     ("writeback-delay", "0"),
     ("cache-dirty-ratio", "50"),
+    ("cache-block-size", "64K"),
     ("on-conflict", "keep-both"),
 ];
 

@@ -410,6 +410,7 @@ pub(super) fn config(share: &BackendShare) -> objectfs::Config {
         writeback_delay: share.writeback_delay,
         dirty_ratio: share.cache_dirty_ratio,
         piece: PIECE,
+        block_size: share.cache_block_size,
         inodes_max: INODES_MAX,
         handles_max: HANDLES_MAX,
     }

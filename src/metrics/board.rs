@@ -4,7 +4,7 @@
 //! mounts in the order of their numbers. Both processes are one program, so the layout never meets another version of
 //! itself; the version is for whoever looks at the memory from outside.
 //!
-//! Each queue's thread counts requests in a shard of its own, so that no two contend for a cache line as long as there
+//! Each queue's thread counts requests, and what it read of each mount, in a shard of its own, so that no two contend for a cache line as long as there
 //! are no more threads than shards.
 
 use std::cell::Cell;
@@ -23,7 +23,7 @@ pub const LAYOUT: u64 = 2;
 const MAGIC: u64 = u64::from_be_bytes(*b"ovfseyes");
 
 /// Threads that count side by side.
-const SHARDS: usize = 8;
+pub(super) const SHARDS: usize = 8;
 
 /// Opcodes that are told apart: their numbers; 0 stands for all others.
 pub const OPCODES: usize = 64;
@@ -152,7 +152,7 @@ impl Drop for Board {
 }
 
 /// The shard of this thread.
-fn shard() -> usize {
+pub(super) fn shard() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((align_of::<Head>(), size_of::<Head>() % align_of::<MountCounts>()), (4096, 0));
         assert_eq!(size_of::<Opcode>(), 2176);
         assert_eq!(size_of::<Head>(), 4096 * (2176 * OPCODES * SHARDS + 128).div_ceil(4096));
-        assert_eq!(size_of::<MountCounts>(), 384);
+        assert_eq!(size_of::<MountCounts>(), 384 + 128 * SHARDS);
         let board = Board::new(1).expect("memory");
         let head = board.head();
         assert_eq!(head.magic.load(Ordering::Relaxed).to_be_bytes(), *b"ovfseyes");
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!(board.requests(1).took.count(), 1);
         let counts = |mount: usize| {
             let mount = board.mount(mount).expect("two mounts");
-            (mount.hits.load(Ordering::Relaxed), mount.hit_bytes.load(Ordering::Relaxed))
+            (mount.read(|reads| &reads.hits), mount.read(|reads| &reads.hit_bytes))
         };
         assert_eq!((counts(0), counts(1)), ((0, 0), (1, 4096)));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::board::Board;
+use super::board::{Board, SHARDS, shard};
 use crate::process::throttle::Throttle;
 
 /// Lines per minute about files whose content goes, or is kept, somewhere else than the guest wanted.
@@ -40,27 +40,45 @@ pub struct MountCounts {
     pub full: AtomicU64,
     /// Files that were changed here and in the store at once.
     pub conflicts: AtomicU64,
-    /// Pieces of reads that were answered from memory, and their bytes.
+    /// What was read, by the thread that read it.
+    pub reads: [ReadCounts; SHARDS],
+}
+
+/// Reads of a thread. Each has a cache line of its own, so that queues whose reads memory answers do not wait for one
+/// another.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub struct ReadCounts {
+    /// Pieces of reads that were answered from memory.
     pub hits: AtomicU64,
-    /// As `hits`.
+    /// Their bytes.
     pub hit_bytes: AtomicU64,
-    /// Pieces of reads that waited for the store, and their bytes.
+    /// Pieces of reads that waited for the store.
     pub misses: AtomicU64,
-    /// As `misses`.
+    /// Their bytes.
     pub miss_bytes: AtomicU64,
 }
 
 impl MountCounts {
     /// A piece of a read that memory had.
     pub fn hit(&self, bytes: usize) {
-        self.hits.fetch_add(1, Ordering::Relaxed);
-        self.hit_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(reads) = self.reads.get(shard()) {
+            reads.hits.fetch_add(1, Ordering::Relaxed);
+            reads.hit_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
     }
 
     /// A piece of a read that the store had to be asked for.
     pub fn miss(&self, bytes: usize) {
-        self.misses.fetch_add(1, Ordering::Relaxed);
-        self.miss_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(reads) = self.reads.get(shard()) {
+            reads.misses.fetch_add(1, Ordering::Relaxed);
+            reads.miss_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// One counter of what all threads have read.
+    pub fn read(&self, counter: impl Fn(&ReadCounts) -> &AtomicU64) -> u64 {
+        self.reads.iter().fold(0, |sum, reads| sum.wrapping_add(counter(reads).load(Ordering::Relaxed)))
     }
 
     /// A block of this order (size class) and length in bytes is in use; `listed`: it was at hand.

@@ -173,10 +173,10 @@ impl MountSnapshot {
         self.dirs = load(&counts.dirs);
         self.full = load(&counts.full);
         self.conflicts = load(&counts.conflicts);
-        self.hits = load(&counts.hits);
-        self.hit_bytes = load(&counts.hit_bytes);
-        self.misses = load(&counts.misses);
-        self.miss_bytes = load(&counts.miss_bytes);
+        self.hits = counts.read(|reads| &reads.hits);
+        self.hit_bytes = counts.read(|reads| &reads.hit_bytes);
+        self.misses = counts.read(|reads| &reads.misses);
+        self.miss_bytes = counts.read(|reads| &reads.miss_bytes);
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Config {
     pub dirty_ratio: u32,
     /// Length of the first pieces in which a long file is sent to the store while it is written, in bytes.
     pub piece: u64,
+    /// What a read at random fetches around itself, in bytes: a power of two.
+    pub block_size: u64,
     /// Most inodes the guest may know at once.
     pub inodes_max: usize,
     /// Most open files, and most open directories.

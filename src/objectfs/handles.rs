@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::inode::Inode;
 use super::scan::Scan;
@@ -45,7 +45,8 @@ struct Tables {
 /// All of them.
 #[derive(Debug)]
 pub struct Handles {
-    tables: Mutex<Tables>,
+    /// Every request of an open file reads them, from any queue.
+    tables: RwLock<Tables>,
     next: AtomicU64,
     limit: usize,
     meter: MountMeter,
@@ -54,7 +55,7 @@ pub struct Handles {
 impl Handles {
     /// Room for `limit` files and as many directories, which `meter` counts.
     pub fn new(limit: usize, meter: MountMeter) -> Handles {
-        Handles { tables: Mutex::default(), next: AtomicU64::new(1), limit, meter }
+        Handles { tables: RwLock::default(), next: AtomicU64::new(1), limit, meter }
     }
 
     fn count(&self, tables: &Tables) {
@@ -62,8 +63,12 @@ impl Handles {
         self.meter.dirs.store(tables.dirs.len() as u64, Ordering::Relaxed);
     }
 
-    fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tables(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tables_mut(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn number(&self) -> Handle {
@@ -75,7 +80,7 @@ impl Handles {
     /// # Errors
     /// ENFILE: too many are open.
     pub fn open_file(&self, file: OpenFile) -> Result<Handle> {
-        let mut tables = self.tables();
+        let mut tables = self.tables_mut();
         if tables.files.len() >= self.limit {
             return Err(Errno::ENFILE);
         }
@@ -90,7 +95,7 @@ impl Handles {
     /// # Errors
     /// ENFILE: too many are open.
     pub fn open_dir(&self, dir: OpenDir) -> Result<Handle> {
-        let mut tables = self.tables();
+        let mut tables = self.tables_mut();
         if tables.dirs.len() >= self.limit {
             return Err(Errno::ENFILE);
         }
@@ -122,7 +127,7 @@ impl Handles {
 
     /// Closes a file.
     pub fn close_file(&self, handle: Handle) {
-        let mut tables = self.tables();
+        let mut tables = self.tables_mut();
         let file = tables.files.remove(&handle);
         self.count(&tables);
         drop(tables);
@@ -131,7 +136,7 @@ impl Handles {
 
     /// Closes a directory.
     pub fn close_dir(&self, handle: Handle) {
-        let mut tables = self.tables();
+        let mut tables = self.tables_mut();
         let dir = tables.dirs.remove(&handle);
         self.count(&tables);
         drop(tables);
@@ -140,7 +145,7 @@ impl Handles {
 
     /// Closes everything; returns the files that were open.
     pub fn close_all(&self) -> Vec<Arc<OpenFile>> {
-        let mut tables = self.tables();
+        let mut tables = self.tables_mut();
         tables.dirs.clear();
         let files = tables.files.drain().map(|(_, file)| file).collect();
         self.count(&tables);

@@ -101,7 +101,7 @@ impl<S: Store> Core<S> {
             readable: readable || self.config.writeback,
             writable,
             append: flags as i32 & libc::O_APPEND != 0,
-            streams: Streams::new(Arc::clone(&self.reading_ahead)),
+            streams: Streams::new(Arc::clone(&self.reading_ahead), self.config.block_size),
         })?;
         let mut state = inode.state();
         state.open += 1;

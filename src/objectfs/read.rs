@@ -15,11 +15,35 @@ use crate::cache::buddy::BLOCK_MAX;
 use crate::fs::{Errno, FileAt, Read, Result, Sink};
 use crate::store::{Store, StoreErrorKind};
 
+/// Times that a read looks again because we ourselves replaced the object while it was being fetched.
+const AGAIN_MAX: u32 = 16;
+
 /// A piece of a file, ready to be copied out.
 enum Piece {
     Memory(crate::cache::Extent),
     Block { clean: Arc<Clean>, start: usize, len: usize },
     Zero(usize),
+}
+
+impl Piece {
+    /// At most `len` bytes of `clean` from byte `offset` of the file on.
+    ///
+    /// # Errors
+    /// EIO: it has none there.
+    fn of(clean: Arc<Clean>, offset: u64, len: usize) -> Result<Piece> {
+        let start = offset.checked_sub(clean.start).and_then(|start| usize::try_from(start).ok()).ok_or(Errno::EIO)?;
+        match len.min(clean.len.saturating_sub(start)) {
+            0 => Err(Errno::EIO),
+            len => Ok(Piece::Block { clean, start, len }),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Piece::Memory(extent) => extent.len,
+            Piece::Block { len, .. } | Piece::Zero(len) => *len,
+        }
+    }
 }
 
 impl<S: Store> Core<S> {
@@ -58,9 +82,9 @@ impl<S: Store> Core<S> {
 
     /// The bytes from `offset` on, at most `len`, as many as lie together; `None` at the end of the file.
     async fn piece(&self, file: &OpenFile, offset: u64, len: usize) -> Result<Option<Piece>> {
-        let mut again = true;
+        let mut again = AGAIN_MAX;
         loop {
-            let (base, len) = {
+            let found = {
                 let state = file.inode.state();
                 if state.content.lineage() != file.lineage {
                     return Err(Errno::ESTALE);
@@ -72,42 +96,58 @@ impl<S: Store> Core<S> {
                         return Ok(Some(Piece::Memory(extent)));
                     }
                     Some(Layer::Zero(len)) => return Ok(Some(Piece::Zero(len))),
-                    Some(Layer::Base(len)) => (Some(state.content.base().cloned()), len),
-                    Some(Layer::Sent) => (None, 0),
+                    Some(Layer::Sent) => None,
+                    Some(Layer::Base(len)) => {
+                        let base = state.content.base().ok_or(Errno::EIO)?;
+                        Some((base.id, base.version.size, len))
+                    }
                 }
             };
-            let Some(base) = base else {
+            let Some((id, size, len)) = found else {
                 // Nobody can read it there before it is an object.
                 drop(file.inode.upload.lock().await);
                 continue;
             };
-            let Some(base) = base else { return Err(Errno::EIO) };
-            match self.base_block(file, &base, offset, len).await {
-                Ok((clean, here)) => {
-                    let start = usize::try_from(offset - clean.start).unwrap_or(0);
-                    let len = len.min(clean.len.saturating_sub(start));
-                    if len == 0 {
-                        return Err(Errno::EIO);
-                    }
-                    match here {
-                        true => self.meter().hit(len),
-                        false => self.meter().miss(len),
-                    }
-                    return Ok(Some(Piece::Block { clean, start, len }));
+            let here = self.clean.get(id, offset);
+            let plan = file.streams.read(offset, len as u64, size, self.ahead_max(), here.is_none());
+            let ahead = plan.ahead.filter(|(range, _)| self.clean.next_gap(id, range.clone()).is_some());
+            // Of which version, only the store is to be told: a hit needs no copy of it.
+            let base = match here.is_none() || ahead.is_some() {
+                true => file.inode.state().content.base().filter(|base| base.id == id).cloned(),
+                false => None,
+            };
+            if let (Some(base), Some((range, each))) = (&base, ahead) {
+                self.read_ahead(&file.inode, base, range, each);
+            }
+            if let Some(clean) = here {
+                let piece = Piece::of(clean, offset, len)?;
+                self.meter().hit(piece.len());
+                return Ok(Some(piece));
+            }
+            // Somebody may have replaced it just now.
+            let Some(base) = base else { continue };
+            match self.block(&file.inode, &base, offset, plan.now).await {
+                Ok(clean) => {
+                    let piece = Piece::of(clean, offset, len)?;
+                    self.meter().miss(piece.len());
+                    return Ok(Some(piece));
                 }
-                // The object was moved, or written by us, or replaced by somebody else: look again, once.
-                Err(Errno::ESTALE) if again => {
-                    again = false;
+                // The object was moved, or replaced by somebody else: look again, once. Or we replaced it.
+                Err(Errno::ESTALE) if again > 0 => {
+                    again -= 1;
                     let (same, moved, saving) = {
                         let state = file.inode.state();
                         (state.content.base() == Some(&base), state.moved, state.saving)
                     };
-                    if saving {
-                        // Its attributes are being stored: the same bytes get another version.
+                    if saving || (same && file.inode.upload.try_lock().is_none()) {
+                        // An upload is under way, or its attributes are being stored: the store may have the new version
+                        // already, and we are yet to hear of it.
                         drop(file.inode.upload.lock().await);
                     } else if moved {
+                        again = 0;
                         self.rebase_moved(&file.inode).await?;
                     } else if same {
+                        again = 0;
                         match self.revalidate(&file.inode).await {
                             Err(Errno::ENOENT) => return Err(Errno::ESTALE),
                             other => other?,
@@ -117,29 +157,6 @@ impl<S: Store> Core<S> {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// The block of the base object that holds byte `offset`, for a read of `len` bytes from there: from memory, or from the
-    /// store with what is worth fetching along with it. Tells whether it was in memory already.
-    ///
-    /// # Errors
-    /// As [`Core::block`]'s.
-    async fn base_block(
-        &self,
-        file: &OpenFile,
-        base: &BaseObject,
-        offset: u64,
-        len: usize,
-    ) -> Result<(Arc<Clean>, bool)> {
-        let here = self.clean.get(base.id, offset);
-        let plan = file.streams.read(offset, len as u64, base.version.size, self.ahead_max(), here.is_none());
-        if let Some((range, each)) = plan.ahead {
-            self.read_ahead(&file.inode, base, range, each);
-        }
-        if let Some(clean) = here {
-            return Ok((clean, true));
-        }
-        Ok((self.block(&file.inode, base, offset, plan.now).await?, false))
     }
 
     /// The block of the base object of `inode` that holds byte `offset`; of what is not here, as much of `wanted` as lies

@@ -119,7 +119,7 @@ impl<S: Store> Core<S> {
             readable: true,
             writable: false,
             append: false,
-            streams: Streams::new(Arc::clone(&self.reading_ahead)),
+            streams: Streams::new(Arc::clone(&self.reading_ahead), self.config.block_size),
         };
         let mut target = Target { bytes: Vec::with_capacity(len), len };
         let op = Read {

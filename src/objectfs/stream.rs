@@ -20,6 +20,9 @@ const SLACK: u64 = 512 << 10;
 /// A window at its opening.
 const WINDOW_FIRST: u64 = 1 << 20;
 
+/// A window where memory is short.
+const WINDOW_LEAST: u64 = 64 << 10;
+
 /// Largest window: at 100 Gbit/s and 10 ms as much as is on its way.
 const WINDOW_MAX: u64 = 128 << 20;
 
@@ -28,9 +31,6 @@ const GROWTH: u64 = 4;
 
 /// Of this many bytes between the first and the last read, a stream has read one at least.
 const SPARSE: u64 = 4;
-
-/// What a read that belongs to no stream fetches: this much around it, aligned.
-const RANDOM: u64 = 64 << 10;
 
 /// What the first read of a file fetches, if the file is not small.
 const FIRST: u64 = 256 << 10;
@@ -92,6 +92,8 @@ pub struct Streams {
     /// Handles that have a window open, of all: they share the memory.
     open: Arc<AtomicUsize>,
     counted: std::sync::atomic::AtomicBool,
+    /// What a read that belongs to no stream fetches: this much around it, aligned.
+    block: u64,
 }
 
 /// What a read means for fetching.
@@ -104,9 +106,14 @@ pub struct Plan {
 }
 
 impl Streams {
-    /// None yet. `open` counts the handles that read ahead.
-    pub fn new(open: Arc<AtomicUsize>) -> Streams {
-        Streams { streams: Mutex::default(), open, counted: std::sync::atomic::AtomicBool::new(false) }
+    /// None yet. `open` counts the handles that read ahead. A read at random fetches `block` bytes around itself.
+    pub fn new(open: Arc<AtomicUsize>, block: u64) -> Streams {
+        Streams {
+            streams: Mutex::default(),
+            open,
+            counted: std::sync::atomic::AtomicBool::new(false),
+            block: block.max(1),
+        }
     }
 
     /// Notes a read of `len` bytes at `offset` of an object of `size` bytes; all streams together may have `memory` bytes
@@ -124,7 +131,7 @@ impl Streams {
             streams.push(Stream { start: offset, read: end.saturating_sub(offset), next: end, window: 0, ahead: end });
             let now = match offset {
                 0 => 0..FIRST.max(end).min(size),
-                _ => around(offset, end, size),
+                _ => self.around(offset, end, size),
             };
             return Plan { now, ahead: None };
         };
@@ -137,15 +144,20 @@ impl Streams {
         let dense = stream.is_dense();
         if onward && dense {
             let share = memory / self.counted() as u64;
-            stream.widen(late, WINDOW_MAX.min(share).max(RANDOM));
+            stream.widen(late, WINDOW_MAX.min(share).max(WINDOW_LEAST));
             ahead = stream.refill(size);
         }
         let now = match dense {
             true => offset..(offset + request(stream.window)).max(end).min(size),
-            false => around(offset, end, size),
+            false => self.around(offset, end, size),
         };
         streams.push(stream);
         Plan { now, ahead }
+    }
+
+    /// A little more than `offset..end`.
+    fn around(&self, offset: u64, end: u64, size: u64) -> Range<u64> {
+        offset / self.block * self.block..end.next_multiple_of(self.block).min(size)
     }
 
     /// Counts this handle among those that read ahead; returns how many do.
@@ -173,11 +185,6 @@ fn request(window: u64) -> u64 {
     }
 }
 
-/// A little more than `offset..end`.
-fn around(offset: u64, end: u64, size: u64) -> Range<u64> {
-    offset / RANDOM * RANDOM..end.next_multiple_of(RANDOM).min(size)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,9 +192,10 @@ mod tests {
     const GIB: u64 = 1 << 30;
     const MEMORY: u64 = 64 << 20;
     const KIB: u64 = 1 << 10;
+    const RANDOM: u64 = 64 << 10;
 
     fn streams() -> Streams {
-        Streams::new(Arc::default())
+        Streams::new(Arc::default(), RANDOM)
     }
 
     /// Reads `count` times `len` bytes, the next `step` bytes on; returns what was fetched ahead, a request each.
@@ -297,6 +305,19 @@ mod tests {
     }
 
     #[test]
+    fn a_read_at_random_fetches_the_blocks_that_it_lies_in() {
+        for block in [4 << 10, 16 << 10, 64 << 10, 4 << 20] {
+            let streams = Streams::new(Arc::default(), block);
+            for (offset, len) in [(700 << 20, 4096), ((300 << 20) + 5000, 9000), (GIB - 10, 10)] {
+                let now = streams.read(offset, len, GIB, MEMORY, true).now;
+                assert_eq!((now.start % block, now.end % block), (0, 0), "{now:?} in blocks of {block}");
+                assert!(now.start <= offset && offset + len <= now.end);
+                assert!(offset - now.start < block && now.end - (offset + len) < block, "{now:?} in blocks of {block}");
+            }
+        }
+    }
+
+    #[test]
     fn several_streams_in_one_handle_each_have_a_window() {
         let streams = streams();
         let mut ahead = [0u64; 4];
@@ -314,7 +335,7 @@ mod tests {
     #[test]
     fn readers_share_the_memory() {
         let open: Arc<AtomicUsize> = Arc::default();
-        let all: Vec<Streams> = (0..16).map(|_| Streams::new(Arc::clone(&open))).collect();
+        let all: Vec<Streams> = (0..16).map(|_| Streams::new(Arc::clone(&open), RANDOM)).collect();
         for n in 0..400u64 {
             for streams in &all {
                 streams.read(n * (128 << 10), 128 << 10, GIB, MEMORY, true);

@@ -33,6 +33,7 @@ pub fn config() -> Config {
         writeback_delay: Duration::ZERO,
         dirty_ratio: 50,
         piece: 64 << 10,
+        block_size: 64 << 10,
         inodes_max: 10_000,
         handles_max: 1_000,
     }
@@ -53,6 +54,10 @@ pub struct Bucket {
     pub fail: Vec<(&'static str, StoreErrorKind)>,
     /// The next operations do their work and then fail like this: the answer is lost on the way.
     pub fail_after: Vec<(&'static str, StoreErrorKind)>,
+    /// The answers of this operation come so many polls after it was done.
+    pub late: Option<(&'static str, u32)>,
+    /// Operations fail now and then.
+    pub faults: Option<Faults>,
     /// Where listings go on: after these names.
     pub cursors: Vec<String>,
     /// They can go on after any name.
@@ -74,6 +79,32 @@ pub struct Flow {
     when: Condition,
     attributes: Option<Attributes>,
     pieces: BTreeMap<u32, Vec<u8>>,
+}
+
+/// Operations that fail, one in so many, each time another.
+pub struct Faults {
+    one_in: u64,
+    random: u64,
+    /// How many did, by name.
+    pub failed: BTreeMap<&'static str, u64>,
+}
+
+impl Faults {
+    pub fn new(one_in: u64) -> Faults {
+        Faults { one_in, random: 1, failed: BTreeMap::new() }
+    }
+
+    /// How the next operation fails, if it does.
+    fn next(&mut self, name: &'static str) -> Option<StoreErrorKind> {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let random = self.random >> 33;
+        if !random.is_multiple_of(self.one_in) {
+            return None;
+        }
+        *self.failed.entry(name).or_default() += 1;
+        let kinds = [StoreErrorKind::Unavailable, StoreErrorKind::Io, StoreErrorKind::Silent];
+        kinds.get((random / self.one_in % 3) as usize).copied()
+    }
 }
 
 impl Bucket {
@@ -141,10 +172,10 @@ impl MemStore {
         self.bucket.lock().expect("no panics in the bucket")
     }
 
-    fn check(bucket: &Bucket, path: &str, version: &Version) -> Answer<Object> {
+    fn check<'a>(bucket: &'a Bucket, path: &str, version: &Version) -> Answer<&'a Object> {
         let object = bucket.objects.get(path).ok_or(StoreErrorKind::NotFound)?;
         let matches = version.etag.as_deref() == Some(&format!("\"{}\"", object.etag));
-        if matches { Ok(object.clone()) } else { Err(StoreErrorKind::VersionMismatch) }
+        if matches { Ok(object) } else { Err(StoreErrorKind::VersionMismatch) }
     }
 
     fn read(&self, bucket: &mut Bucket, path: &str, version: &Version, offset: u64, dest: Slice) -> Answer<Reply> {
@@ -169,11 +200,13 @@ impl MemStore {
             Condition::Any => {}
             Condition::IfAbsent if bucket.objects.contains_key(path) => return Err(StoreErrorKind::Exists),
             Condition::IfAbsent => {}
-            Condition::IfVersion(version) => drop(Self::check(bucket, path, version)?),
+            Condition::IfVersion(version) => {
+                Self::check(bucket, path, version)?;
+            }
         }
         let olds =
             bases.iter().map(|base| Self::check(bucket, &base.path, &base.version)).collect::<Answer<Vec<_>>>()?;
-        let mut bytes = Vec::new();
+        let (mut bytes, mut sent) = (Vec::new(), 0);
         for segment in segments {
             match *segment {
                 Segment::Copy { base, offset, len } => {
@@ -181,7 +214,7 @@ impl MemStore {
                     bytes.extend_from_slice(&old[offset as usize..(offset + len) as usize]);
                 }
                 Segment::Data(slice) => {
-                    bucket.sent += u64::from(slice.len);
+                    sent += u64::from(slice.len);
                     let start = bytes.len();
                     bytes.resize(start + slice.len as usize, 0);
                     assert!(self.pool.read(slice.offset, &mut bytes[start..]), "slice inside the pool");
@@ -189,8 +222,9 @@ impl MemStore {
                 Segment::Zero { len } => bytes.resize(bytes.len() + len as usize, 0),
             }
         }
-        let kept = bucket.objects.get(path).or(olds.first()).map(|object| object.attributes.clone());
+        let kept = bucket.objects.get(path).or(olds.first().copied()).map(|object| object.attributes.clone());
         let attributes = attributes.cloned().or(kept).unwrap_or_default();
+        bucket.sent += sent;
         bucket.put_with(path, &bytes, attributes);
         Ok(Reply::Meta(bucket.object_meta(path).expect("just put")))
     }
@@ -245,9 +279,8 @@ impl MemStore {
         Ok(Reply::Unit)
     }
 
-    fn answer(&self, op: &Op) -> Answer<Reply> {
-        let mut bucket = self.bucket();
-        let name = match op {
+    fn name(op: &Op) -> &'static str {
+        match op {
             Op::Probe => "probe",
             Op::Stat { .. } | Op::Look { .. } => "stat",
             Op::Tell { .. } => "tell",
@@ -267,13 +300,25 @@ impl MemStore {
             Op::RenameFile { .. } => "rename_file",
             Op::RenameDir { .. } => "rename_dir",
             Op::Spool { .. } => "spool",
-        };
+        }
+    }
+
+    fn answer(&self, op: &Op) -> Answer<Reply> {
+        let (mut bucket, name) = (self.bucket(), Self::name(op));
         bucket.log.push(name);
         if let Some(at) = bucket.fail.iter().position(|(op, _)| *op == name) {
             if let Op::FlowEnd { flow, .. } | Op::FlowSend { flow, .. } = op {
                 bucket.flows.remove(flow);
             }
             return Err(bucket.fail.remove(at).1);
+        }
+        if let Some(kind) = bucket.faults.as_mut().and_then(|faults| faults.next(name)) {
+            if let Op::Read { dest, .. } = op {
+                // As much as came before the connection broke.
+                let half = vec![0xee; dest.len as usize / 2];
+                assert!(self.pool.write(dest.offset, &half), "slice inside the pool");
+            }
+            return Err(kind);
         }
         let answer = self.work(&mut bucket, op);
         match bucket.fail_after.iter().position(|(op, _)| *op == name) {
@@ -354,7 +399,7 @@ impl MemStore {
                     Condition::IfVersion(version) => drop(Self::check(bucket, &flow.path, version)?),
                 }
                 let mut bytes = match &flow.base {
-                    Some(base) => Self::check(bucket, &base.path, &base.version)?.bytes,
+                    Some(base) => Self::check(bucket, &base.path, &base.version)?.bytes.clone(),
                     None => Vec::new(),
                 };
                 flow.pieces.values().for_each(|piece| bytes.extend_from_slice(piece));
@@ -437,7 +482,19 @@ impl Store for MemStore {
             std::task::Poll::Pending
         })
         .await;
-        self.answer(&op).map_err(|kind| StoreError { kind, text: format!("{op:?}") })
+        let answer = self.answer(&op);
+        let late = self.bucket().late.filter(|(name, _)| *name == Self::name(&op));
+        let mut polls = late.map_or(0, |(_, polls)| polls);
+        std::future::poll_fn(|cx| {
+            if polls == 0 {
+                return std::task::Poll::Ready(());
+            }
+            polls -= 1;
+            cx.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+        answer.map_err(|kind| StoreError { kind, text: format!("{op:?}") })
     }
 }
 

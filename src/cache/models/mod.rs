@@ -26,7 +26,7 @@ use super::buddy;
 /// Loom's in place of the standard library's.
 mod sync {
     pub use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-    pub use loom::sync::{Mutex, MutexGuard};
+    pub use loom::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 }
 
 use std::sync::Arc;

@@ -7,6 +7,8 @@ mod copies;
 mod deletions;
 mod directories;
 mod flow;
+mod hits;
+mod integrity;
 mod long;
 mod model;
 mod requests;

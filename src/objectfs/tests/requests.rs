@@ -339,3 +339,34 @@ fn writers_wait_for_the_store_once_their_share_of_the_memory_is_full() {
     let composed = composes(40, 25);
     assert!((9..=13).contains(&composed), "{composed}");
 }
+
+#[test]
+fn a_read_at_random_fetches_the_block_that_it_lies_in() {
+    const SIZE: usize = 8 << 20;
+    for block_size in [4 << 10, 64 << 10, 1 << 20] {
+        let fs = Fs::with_pages((32 << 20, PAGE), capabilities(), |config| config.block_size = block_size);
+        fs.bucket().put("f", &vec![7; SIZE]);
+        let file = fs.open("f", 0).expect("open");
+        for (reads, offset) in [(1, 2 << 20), (2, (5 << 20) + 1000)] {
+            assert_eq!(fs.read_at(file, offset, 100).as_deref(), Ok(&[7; 100][..]));
+            assert_eq!(fs.bucket().read, reads * block_size, "blocks of {block_size}");
+        }
+    }
+}
+
+#[test]
+fn a_read_beside_an_upload_of_the_same_file_waits_for_the_version_that_comes_of_it() {
+    const SIZE: usize = 8 << 20;
+    let fs = Fs::with_pages((32 << 20, PAGE), capabilities(), |_| {});
+    fs.bucket().put("f", &vec![7; SIZE]);
+    let (writer, reader) = (fs.open("f", RDWR).expect("open"), fs.open("f", RDWR).expect("open"));
+    fs.write_at(writer, 0, &[8]).expect("write");
+    // The store has the new version long before we hear of it.
+    fs.bucket().late = Some(("compose", 50));
+    let mut out = Buffer::room(100);
+    let op = Read { nodeid: reader.0, handle: reader.1, offset: 4 << 20, size: 100, lock_owner: None, flags: 0 };
+    let (synced, read) =
+        block_on(async { futures::join!(fs.fs.fsync(CTX, writer.0, writer.1, true), fs.fs.read(CTX, op, &mut out)) });
+    assert_eq!((synced, read), (Ok(()), Ok(100)));
+    assert_eq!(out.bytes, [7; 100]);
+}
