@@ -140,7 +140,8 @@ impl Name {
                  is the same library and version as in ovfs without a file system: the best of 8, 16 and 32 requests \
                  side by side. virtiofsd over FUSE mounts has a pool of 64 threads. Writing counts until the store has \
                  the data; with write-back, until the last file is closed, the upload following five seconds later \
-                 where the peer can be told so (rclone). `best chain` is the FUSE mount with the best median."
+                 where the peer can be told so (rclone). Beside several FUSE mounts the one with the best \
+                 median counts; one that is slow and not the best takes part in one round only."
             }
             Name::Distances => {
                 "As above, with an eighth of the data and a tenth of the files; the targets are those of 20 ms and do \
@@ -187,7 +188,11 @@ fn about(name: Name, settings: &Settings) -> String {
         settings.tree,
         settings.rounds
     );
-    let rounds = format!(" Up to {} rounds.", settings.rounds);
+    let rounds = match name {
+        Name::Guest | Name::Distances => settings.rounds.min(3),
+        _ => settings.rounds,
+    };
+    let rounds = format!(" {rounds} rounds.");
     format!("{}{}", name.about(), if name == Name::Remote { sizes } else { rounds })
 }
 

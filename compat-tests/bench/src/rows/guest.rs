@@ -137,7 +137,7 @@ fn add(rows: &mut Vec<Row>, who: Who, figures: Vec<Figure>, cpu: Duration) {
         let row = match rows.iter().position(|row| row.name == figure.name) {
             Some(at) => &mut rows[at],
             None => {
-                rows.push(Row::new(figure.name, figure.unit).compare("ovfs", &["virtiofsd"], Some(1.0)));
+                rows.push(Row::new(figure.name, figure.unit).compare("ovfs", &["virtiofsd"], None));
                 let last = rows.len() - 1;
                 &mut rows[last]
             }

@@ -68,7 +68,7 @@ impl Settings {
             patience: Duration::from_secs(75),
             window: Duration::from_secs(1),
             many_longest: Duration::from_secs(30),
-            slow: Duration::from_secs(25),
+            slow: Duration::from_secs(15),
             upload_delay: Duration::from_secs(5),
             stored_within: Duration::from_secs(60),
             quiet: Duration::from_millis(1500),
