@@ -122,10 +122,7 @@ impl<S: Store> Core<S> {
     ) -> Result<(Entry, Opened)> {
         let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
-        // The kernel looks the name up first; what that found is not asked for again.
-        let absent = self.listings.absent.take(parent, name) && self.tree().child(parent, name).is_none();
-        let found = if absent { Err(Errno::ENOENT) } else { self.resolve(parent, name).await };
-        let inode = match found {
+        let inode = match self.resolve(parent, name).await {
             Ok(_) if exclusive => return Err(Errno::EEXIST),
             Ok(inode) => {
                 inode.regular()?;
