@@ -6,7 +6,7 @@
 //! Only a hint: what the guest itself did since to a name outdates what a listing said of it ([`Listings::outdate`], and the
 //! tree's own memory of what was placed and removed when).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,6 @@ const NAMES_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Listings {
     dirs: Mutex<HashMap<NodeId, Dir>>,
-    /// Names that were just not found.
-    pub absent: Absent,
 }
 
 #[derive(Debug)]
@@ -183,7 +181,6 @@ impl Listings {
 
     /// What was said of `name` in `dir` until now is out of date.
     pub fn outdate(&self, dir: NodeId, name: &str) {
-        self.absent.take(dir, name);
         if let Some(record) = self.dirs().get_mut(&dir) {
             record.outdated.insert(name.to_owned(), Instant::now());
             if record.outdated.len() > NAMES_MAX {
@@ -205,44 +202,6 @@ impl Listings {
     /// What was said of anything is out of date.
     pub fn outdate_all(&self) {
         self.dirs().clear();
-        self.absent.names().clear();
-    }
-}
-
-/// Most names that were just found absent.
-const ABSENT_MAX: usize = 64;
-
-/// Names that lookups have just not found. A creat(2) begins with the lookup of its name, and is not asked for it again; anybody
-/// else is.
-#[derive(Debug, Default)]
-pub struct Absent {
-    names: Mutex<VecDeque<(NodeId, String, Instant)>>,
-}
-
-impl Absent {
-    fn names(&self) -> MutexGuard<'_, VecDeque<(NodeId, String, Instant)>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The store's answer to a lookup of `name` in `dir` has just come: it is not there.
-    pub fn note(&self, dir: NodeId, name: &str) {
-        let mut names = self.names();
-        if names.len() >= ABSENT_MAX {
-            names.pop_front();
-        }
-        names.push_back((dir, name.to_owned(), Instant::now()));
-    }
-
-    /// Whether that was said just now, once.
-    pub fn take(&self, dir: NodeId, name: &str) -> bool {
-        let mut names = self.names();
-        if names.is_empty() {
-            return false;
-        }
-        let now = Instant::now();
-        names.retain(|(_, _, at)| now.duration_since(*at) < JUST_NOW);
-        let at = names.iter().position(|(of, known, _)| *of == dir && known == name);
-        at.and_then(|at| names.remove(at)).is_some()
     }
 }
 

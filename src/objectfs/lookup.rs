@@ -20,15 +20,7 @@ impl<S: Store> Core<S> {
     /// FUSE_LOOKUP.
     pub(super) async fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Entry> {
         self.inode(parent)?.dir()?;
-        let name = Self::old_name(parent, name)?;
-        self.listings.absent.take(parent, name);
-        let inode = match self.learn(parent, name).await {
-            Err(Errno::ENOENT) => {
-                self.listings.absent.note(parent, name);
-                return Err(Errno::ENOENT);
-            }
-            other => other?,
-        };
+        let inode = self.learn(parent, Self::old_name(parent, name)?).await?;
         Ok(self.entry(&inode))
     }
 

@@ -126,10 +126,7 @@ impl<S: Store> Core<S> {
     ) -> Result<(Entry, Opened)> {
         let name = Self::new_name(parent, name)?;
         let exclusive = flags as i32 & libc::O_EXCL != 0;
-        // The kernel looks the name up first; what that found is not asked for again.
-        let absent = self.listings.absent.take(parent, name) && self.tree().child(parent, name).is_none();
-        let found = if absent { Err(Errno::ENOENT) } else { self.learn(parent, name).await };
-        match found {
+        match self.learn(parent, name).await {
             Ok(inode) => {
                 let opened = if exclusive { Err(Errno::EEXIST) } else { self.open_learnt(&inode, flags).await };
                 if opened.is_err() {

@@ -98,12 +98,6 @@ impl System for Whole<'_> {
     }
 
     fn create(&mut self, parent: u64, name: &str, flags: i32) -> Answer<(Found, u64)> {
-        // As every kernel begins.
-        match answer(self.guest().lookup(parent, name.as_bytes())) {
-            Ok(known) => self.forget(known.nodeid, 1),
-            Err(libc::ENOENT) => {}
-            Err(other) => return Err(other),
-        }
         let made = self.guest().create(parent, name.as_bytes(), flags | libc::O_CREAT, 0o644);
         answer(made).map(|(made, opened)| (entry(&made), opened.fh))
     }

@@ -65,44 +65,6 @@ fn an_open_that_follows_the_lookup_of_its_name_asks_no_more() {
 }
 
 #[test]
-fn a_new_file_is_looked_up_and_created_with_one_question() {
-    let fs = with_files(CachePolicy::Auto, 0);
-    let mut asked = 2;
-    // Where the machine takes its time between lookup and creat, it is asked again.
-    for number in 0..1000 {
-        let name = format!("new{number}");
-        fs.forget_log();
-        assert_eq!(fs.lookup(&name).err(), Some(Errno::ENOENT));
-        let file = fs.create(&name, 0).expect("create");
-        assert!(fs.count("stat") <= 2);
-        asked = asked.min(fs.count("stat"));
-        fs.close(file).expect("close");
-        if asked == 1 {
-            break;
-        }
-    }
-    assert_eq!(asked, 1);
-}
-
-#[test]
-fn what_was_not_there_is_asked_for_but_by_the_creat_that_follows() {
-    let fs = with_files(CachePolicy::Auto, 0);
-    // By a second lookup, and by a creat that has none of its own any more.
-    assert_eq!(fs.lookup("f").err(), Some(Errno::ENOENT));
-    fs.bucket().put("f", b"theirs");
-    assert_eq!(fs.lookup("f").map(|entry| entry.attr.size), Ok(6));
-    assert_eq!(fs.create("f", libc::O_EXCL as u32).err(), Some(Errno::EEXIST));
-    // What the guest itself made meanwhile is there.
-    assert_eq!(fs.lookup("d").err(), Some(Errno::ENOENT));
-    let made = fs.mkdir("d").expect("mkdir");
-    fs.fs.forget(made, u64::MAX);
-    assert_eq!(fs.create("d", 0).err(), Some(Errno::EISDIR));
-    assert_eq!(fs.lookup("g").err(), Some(Errno::ENOENT));
-    fs.rename("f", "g", 0).expect("rename");
-    assert_eq!(fs.create("g", libc::O_EXCL as u32).err(), Some(Errno::EEXIST));
-}
-
-#[test]
 fn many_lookups_in_a_directory_become_one_listing() {
     let fs = with_files(CachePolicy::Auto, 200);
     for number in 0..PAGE {

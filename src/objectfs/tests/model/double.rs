@@ -126,12 +126,6 @@ impl System for Double {
 
     fn create(&mut self, parent: u64, name: &str, flags: i32) -> Answer<(Found, u64)> {
         let (parent, flags) = (NodeId(parent), flags.cast_unsigned());
-        // As every kernel begins.
-        match answer(self.fs.lookup(CTX, parent, name.as_bytes())) {
-            Ok(known) => self.fs.forget(known.nodeid, 1),
-            Err(libc::ENOENT) => {}
-            Err(other) => return Err(other),
-        }
         let created = self.fs.create(CTX, parent, name.as_bytes(), 0o644, flags, 0, false, Extensions::default());
         answer(created).map(|(made, opened)| (entry(&made), opened.handle.map_or(0, |handle| handle.0)))
     }
