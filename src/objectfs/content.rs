@@ -385,7 +385,9 @@ impl Content {
     /// How many dirty bytes lie at the end of the base in one run, at most `most`; 0 if those cannot be sent in pieces.
     pub fn flows(&self, most: u64) -> u64 {
         let whole = self.base.as_ref().map_or(0, |base| base.version.size) == self.base_len;
-        if !whole || self.uploading.is_some() || self.kept.is_some() {
+        // They would be seen without what was changed before them.
+        let changed = self.dirty.iter().next().is_some_and(|(first, _)| first < self.base_len);
+        if !whole || changed || self.uploading.is_some() || self.kept.is_some() {
             return 0;
         }
         self.run(self.base_len, most)
@@ -414,10 +416,16 @@ impl Content {
         true
     }
 
+    /// Whether an upload goes on while the guest writes, and not in vain.
+    #[cfg(test)]
+    pub fn is_flowing(&self) -> bool {
+        self.uploading.as_ref().is_some_and(|up| up.frontier.is_some() && !up.stale)
+    }
+
     /// Whether [`Content::next_piece`] has one of `len` bytes.
     pub fn has_piece(&self, len: u64) -> bool {
         let frontier = self.uploading.as_ref().and_then(|up| up.frontier.filter(|&frontier| up.visible == frontier));
-        frontier.is_some_and(|frontier| self.run(frontier, len) >= len)
+        frontier.is_some_and(|frontier| self.size.saturating_sub(frontier) >= len && self.run(frontier, len) >= len)
     }
 
     /// The next piece of `len` bytes, if so many are there; with `until`, as many as there are before that byte.
@@ -466,12 +474,11 @@ impl Content {
     /// upload is given up.
     pub fn must_end_first(&mut self, from: u64, to: u64) -> bool {
         let Some(up) = self.uploading.as_mut() else { return false };
-        let Some(frontier) = up.frontier.filter(|&frontier| from < frontier && to > from) else { return false };
-        if up.released || frontier == up.base_len {
-            return up.released;
+        if up.frontier.is_none_or(|frontier| from >= frontier || to <= from) {
+            return false;
         }
-        up.stale = true;
-        false
+        up.stale |= !up.released;
+        up.released
     }
 
     /// Whether an upload that goes on is to be given up: it was overtaken, or leaves out some of what lies before `until`, and

@@ -44,7 +44,9 @@ impl<S: Store> Core<S> {
     /// The file has more dirty bytes than before: begins to send it, or goes on.
     pub(super) fn go_on_sending(&self, inode: &Arc<Inode>, state: &mut State) {
         if state.flowing {
-            inode.written.notify(usize::MAX);
+            if state.content.has_piece(inode.piece_len.load(Ordering::SeqCst)) {
+                inode.written.notify(usize::MAX);
+            }
             return;
         }
         let Some(base_min) = self.capabilities.flows else { return };
@@ -91,6 +93,21 @@ impl<S: Store> Core<S> {
             drop(inode.upload.lock().await);
         }
         inode.written.notify(usize::MAX);
+    }
+
+    /// Whether files that are being sent wait for more bytes, or for somebody who wants them.
+    #[cfg(test)]
+    pub(super) fn sending_rests(&self) -> bool {
+        let rests = |inode: &Arc<Inode>| {
+            let state = inode.state();
+            // Zeros that fallocate(2) adds wait for the next write, or for this.
+            inode.written.notify(usize::MAX);
+            let waits = inode.pieces.load(Ordering::SeqCst) == 0
+                && state.content.is_flowing()
+                && !state.content.has_piece(inode.piece_len.load(Ordering::SeqCst));
+            !state.flowing || waits
+        };
+        self.tree().inodes().all(rests)
     }
 
     fn piece_max(&self) -> u64 {

@@ -62,6 +62,9 @@ impl<S: Store> Core<S> {
                 let step = state.content.store(at, len - done, data)?;
                 if matches!(step, Step::Stored(_)) {
                     state.touch();
+                    if state.flowing {
+                        self.go_on_sending(&file.inode, &mut state);
+                    }
                 }
                 step
             };

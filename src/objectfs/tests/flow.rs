@@ -277,3 +277,23 @@ fn what_only_the_store_has_in_pieces_is_not_kept_as_a_shorter_file() {
     fs.close(file).expect("close");
     whole(&fs, "f", &data);
 }
+
+#[test]
+fn what_is_appended_is_not_seen_without_what_was_changed_before_it() {
+    let fs = fs();
+    let before = bytes(5, 4 * PIECE);
+    fs.bucket().put("f", &before);
+    fs.mkdir("d").expect("mkdir");
+    let file = fs.open("f", RDWR).expect("open");
+    fs.write_at(file, 0, b"first").expect("write");
+    let mut after = before.clone();
+    after[..5].copy_from_slice(b"first");
+    let more = bytes(6, 8 * PIECE);
+    write_all(&fs, file, after.len(), &more).expect("write");
+    after.extend_from_slice(&more);
+    // It waits for whatever is being sent.
+    fs.rename("d", "e", 0).expect("rename");
+    assert!(fs.object("f").is_some_and(|object| object == before || object == after));
+    fs.close(file).expect("close");
+    whole(&fs, "f", &after);
+}

@@ -436,7 +436,14 @@ impl Contract {
     /// Takes what the store holds after an operation on `touched` that failed with the store, or that met names which others changed:
     /// as if another program had done whatever was done, but nothing that makes a mix.
     pub fn settle_loosely(&mut self, after: &Bucket, touched: &[&str]) -> Verdict {
-        let values: BTreeSet<Rc<Vec<u8>>> = self.bucket.values().cloned().collect();
+        let mut values: BTreeSet<Rc<Vec<u8>>> = self.bucket.values().cloned().collect();
+        // What is being sent in pieces may be brought to the store first.
+        let dirty = self.files.values().filter(|file| file.dirty != Dirty::No);
+        let about = |file: &&File| {
+            let place = file.place.as_deref();
+            place.is_some_and(|place| touched.iter().any(|path| place == *path || below(place, path)))
+        };
+        values.extend(dirty.filter(about).map(|file| Rc::new(file.bytes.clone())));
         let changed = differences(&self.bucket, after);
         let kinds = self.kinds_above(&changed);
         for key in changed {
@@ -611,6 +618,10 @@ impl Contract {
                 file.foreign |= loosely;
                 file.exclusive = false;
             }
+        }
+        // A directory of its name hides it, and the guest may be told of either while names are trusted.
+        if self.cached && self.bucket.contains_key(to) && self.bucket.keys().any(|key| below(key, to)) {
+            self.changed.insert(to.to_owned());
         }
     }
 

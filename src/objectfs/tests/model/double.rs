@@ -240,6 +240,12 @@ impl System for Double {
     }
 
     fn bucket(&mut self) -> Objects {
+        // What goes on by itself comes to rest first, so that every change is of the step that made it.
+        let began = Instant::now();
+        while !self.fs.core.sending_rests() {
+            assert!(began.elapsed() < PATIENCE, "a file is sent for ever");
+            std::thread::yield_now();
+        }
         let bucket = Arc::clone(&self.bucket);
         let bucket = bucket.lock().expect("no panics in the bucket");
         self.seen.retain(|key, _| bucket.objects.contains_key(key));

@@ -498,3 +498,19 @@ fn a_file_that_a_directory_hides_loses_its_name_when_the_directory_is_listed() {
     ];
     run(CachePolicy::Always, AMPLE, &steps).expect("as the contract says");
 }
+
+#[test]
+fn a_file_that_is_renamed_to_what_a_directory_hides_may_be_seen_for_a_while() {
+    let steps = [
+        create("b"),
+        Step::Close { file: 0 },
+        create("d"),
+        Step::Fsync { file: 0 },
+        Step::TruncatePath { path: p("d"), size: 1 },
+        put("d/a", 0),
+        Step::Expire,
+        rename("b", "d"),
+        Step::LookAtEverything,
+    ];
+    holds(CachePolicy::Always, AMPLE, &steps);
+}

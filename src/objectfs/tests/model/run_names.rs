@@ -206,6 +206,13 @@ fn rename_dir_expected(contract: &Contract, from: &str, to: &str) -> Expected {
         expected.insert(key.clone(), vec![None]);
         expected.insert(moved, vec![Some(Rc::clone(bytes))]);
     }
+    // What is being sent in pieces is brought to the store first.
+    for file in contract.files.values().filter(|file| file.dirty != Dirty::No) {
+        let Some(place) = file.place.as_deref().filter(|place| below(place, from)) else { continue };
+        expected.entry(place.to_owned()).or_insert_with(|| vec![None]);
+        let moved = expected.entry(format!("{to}{}", &place[from.len()..])).or_insert_with(|| vec![None]);
+        moved.push(Some(Rc::new(file.bytes.clone())));
+    }
     let marker = contract.bucket.contains_key(&old_marker);
     let mut allowed = vec![Some(Rc::default())];
     if !marker {
