@@ -196,7 +196,12 @@ impl<S: Store> Core<S> {
                     state.observe(inode.kind, &meta, asked, || fresh);
                     Ok(())
                 }
-                Ok(_) if tree.is_local(inode) => Ok(()),
+                Ok(_) if tree.is_local(inode) => {
+                    if inode.kind == Kind::Dir {
+                        inode.state().absent(asked);
+                    }
+                    Ok(())
+                }
                 Ok(_) => {
                     tree.detach(inode.id);
                     Err(Errno::ENOENT)

@@ -264,6 +264,10 @@ impl Tree {
             }
             let later = inode.state().named_since(asked) || self.made_since(&inode, asked);
             if later || self.is_local(&inode) {
+                if !later && inode.kind == Kind::Dir {
+                    // It is there for what the guest keeps in it, and has no object of its own.
+                    inode.state().absent(asked);
+                }
                 return Ok(inode);
             }
             self.detach(inode.id);

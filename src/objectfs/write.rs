@@ -73,6 +73,10 @@ impl<S: Store> Core<S> {
                 Step::NeedBlock { len, block_len } => {
                     let block = self.dirty_block(&file.inode, block_len.min(self.dirty_max())).await?;
                     let mut state = file.inode.state();
+                    if state.content.lineage() != file.lineage {
+                        // What it would have gone behind was lost to somebody else while this waited for memory.
+                        return Err(Errno::ESTALE);
+                    }
                     done += state.content.add(at, len, block, data)?;
                     state.touch();
                     self.go_on_sending(&file.inode, &mut state);
@@ -178,6 +182,9 @@ impl<S: Store> Core<S> {
                     usize::try_from(visible - from).unwrap_or(usize::MAX).min(EXTENT_BLOCK_MAX).min(self.dirty_max());
                 let mut block = Some(self.dirty_block(&file.inode, len).await?);
                 let mut state = file.inode.state();
+                if state.content.lineage() != file.lineage {
+                    return Err(Errno::ESTALE);
+                }
                 if !state.content.zero(from, from + len as u64, |_| block.take()) {
                     return Err(Errno::EIO);
                 }

@@ -614,6 +614,12 @@ impl Contract {
                 let new = format!("{to}{}", &place[from.len()..]);
                 // What another program put there may have been left behind.
                 file.theirs &= self.bucket.get(&new) == before.get(place);
+                let there = self.bucket.get(&new).filter(|there| ***there == file.bytes);
+                if file.dirty == Dirty::Yes && there.is_some() && there != before.get(&new) {
+                    // What was being sent in pieces was brought to the store first.
+                    file.dirty = Dirty::Maybe;
+                    file.stored = true;
+                }
                 file.place = Some(new);
                 file.foreign |= loosely;
                 file.exclusive = false;

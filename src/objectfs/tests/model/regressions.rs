@@ -514,3 +514,51 @@ fn a_file_that_is_renamed_to_what_a_directory_hides_may_be_seen_for_a_while() {
     ];
     holds(CachePolicy::Always, AMPLE, &steps);
 }
+
+#[test]
+fn a_file_that_a_rename_brought_to_the_store_may_be_deleted_there() {
+    let steps = [
+        Step::PutMarker { path: p("e") },
+        put("d/a", 0),
+        create("a"),
+        create("e/a"),
+        write(1, 0, 8192),
+        rename("e", "d/s"),
+        delete("d/s/a"),
+        Step::Fsync { file: 1 },
+    ];
+    holds(CachePolicy::Never, AMPLE, &steps);
+}
+
+#[test]
+fn a_directory_whose_marker_others_took_from_beside_a_file_of_its_name_stays_for_the_guest() {
+    let steps = [
+        Step::PutMarker { path: p("e/s") },
+        put("e/s", 0),
+        create("e/s/a"),
+        put("d/a", 0),
+        Step::DeleteMarker { path: p("e/s") },
+        rename("e/s/a", "d/a"),
+    ];
+    holds(CachePolicy::Never, AMPLE, &steps);
+    holds(CachePolicy::Always, AMPLE, &steps);
+}
+
+#[test]
+fn what_is_sent_in_pieces_does_not_replace_what_others_put_there() {
+    let steps = [
+        put("d/s/a", 0),
+        Step::Create { path: p("d/s/b"), access: Access::WriteOnly, exclusive: false, truncate: false, append: true },
+        write(0, 0, 4096),
+        Step::Flush { file: 0 },
+        write(0, 0, 8193),
+        put("d/s/b", 0),
+        write(0, 0, 1),
+        create("a"),
+        create("a"),
+    ];
+    holds(CachePolicy::Never, AMPLE, &steps);
+    holds(CachePolicy::Never, SCARCE, &steps);
+    holds(CachePolicy::Always, AMPLE, &steps);
+    holds(CachePolicy::Always, SCARCE, &steps);
+}
