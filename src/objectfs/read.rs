@@ -61,7 +61,10 @@ impl<S: Store> Core<S> {
         let wanted = (op.size as usize).min(out.remaining());
         let mut done = 0;
         while done < wanted {
-            let Some(piece) = self.piece(file, op.offset + done as u64, wanted - done).await? else { break };
+            let piece = self.piece(file, op.offset + done as u64, wanted - done).await;
+            // It is read by its handle: what has lost its name is stale, not absent.
+            let piece = piece.map_err(|errno| if errno == Errno::ENOENT { Errno::ESTALE } else { errno });
+            let Some(piece) = piece? else { break };
             done += match piece {
                 Piece::Memory(extent) => {
                     extent.block.put(extent.start, extent.len, out)?;

@@ -562,3 +562,17 @@ fn what_is_sent_in_pieces_does_not_replace_what_others_put_there() {
     holds(CachePolicy::Always, AMPLE, &steps);
     holds(CachePolicy::Always, SCARCE, &steps);
 }
+
+#[test]
+fn an_open_file_that_a_directory_hides_and_that_moves_with_it_is_never_absent() {
+    let steps = [
+        put("d/s/a", 0),
+        open_both_ways("d/s/a"),
+        Step::PutMarker { path: p("d/s/a") },
+        Step::Write { file: 0, offset: 120, len: 1497, sync: true },
+        rename("d/s", "e"),
+        open("e/a"),
+        Step::Read { file: 0, offset: 0, len: 1 },
+    ];
+    holds(CachePolicy::Never, AMPLE, &steps);
+}
